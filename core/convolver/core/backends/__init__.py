@@ -1,0 +1,79 @@
+"""The back ends: each runs a Plan on arrays, on one device. They are imported when they are used."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from convolver.core.choose import Capability
+from convolver.core.plan import Plan
+
+Array = NDArray[Any]
+Index = tuple[Any, ...]
+
+
+def last(*slices: slice) -> Index:
+    """The index of a block in an array's last dimensions."""
+    return (..., *slices)
+
+
+class Outcome(NamedTuple):
+    """What a run gave: the output, in the operation's layout and output_dtype, and seconds by phase (copy_in, compute,
+    copy_out).
+    """
+
+    output: Array
+    seconds: dict[str, float]
+
+
+class Prepared(NamedTuple):
+    """Weight and bias as a back end wants them; what they are is its own affair."""
+
+    weight: Any
+    bias: Any
+
+
+class Backend(Protocol):
+    """One back end on one device. Inputs are never written to."""
+
+    @property
+    def capability(self) -> Capability:
+        """What it can do."""
+
+    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
+        """Weight and bias, in the operation's layout, brought into the form that `run` wants."""
+
+    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
+        """The convolution. Raises IntegerOverflow where an integer result does not fit."""
+
+
+def available(name: str, threads: int) -> list[Backend]:
+    """The back ends that `name` ("auto", "reference", "torch", "torch:cpu"...) stands for on this machine, reference
+    first.
+
+    Raises ImportError where torch is asked for by name and is not installed.
+    """
+    from convolver.core.backends.reference import ReferenceBackend
+
+    backends: list[Backend] = [ReferenceBackend(threads)] if name in ("auto", "reference") else []
+    if name != "reference":
+        backends += _torch_backends(name, threads)
+    return backends
+
+
+def _torch_backends(name: str, threads: int) -> list[Backend]:
+    try:
+        from convolver.core.backends.torch import TorchBackend, devices
+    except ImportError:
+        if name == "auto":
+            return []
+        raise
+    everything = [TorchBackend(device, threads) for device in devices()]
+    return [backend for backend in everything if backend.capability.answers_to(name)]
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,75 @@
+"""The reference back end: NumPy alone. Exact for integers, IEEE for floats, and the truth that the others are tested
+against.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import numpy as np
+
+from convolver.core import dtypes
+from convolver.core.backends import Array, Outcome, Prepared, memory
+from convolver.core.backends.activations import activate
+from convolver.core.backends.arrays import canonical_input, canonical_weight, in_layout, padded
+from convolver.core.backends.integers import exact_sum, fitted
+from convolver.core.backends.sums import summed
+from convolver.core.choose import Capability
+from convolver.core.plan import Plan
+
+
+class ReferenceBackend:
+    """Every type, every semantic, on the CPU."""
+
+    def __init__(self, threads: int) -> None:
+        self.capability = Capability(
+            name="reference",
+            device=f"cpu {platform.processor() or platform.machine()}",
+            threads=threads,
+            memory_bytes=memory(),
+            dtypes=frozenset(dtypes.TABLE),
+        )
+
+    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
+        """The weight canonical, contiguous and in the accumulator's type; integers stay as they are, since their sums
+        depend on the values.
+        """
+        canonical = canonical_weight(plan.operation, weight)
+        if dtypes.TABLE[plan.operation.dtype].exact:
+            return Prepared(np.ascontiguousarray(canonical), bias)
+        wide = _accumulator(plan).numpy
+        return Prepared(np.ascontiguousarray(canonical, dtype=wide), None if bias is None else bias.astype(wide))
+
+    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
+        """The convolution. Raises IntegerOverflow where an integer result does not fit."""
+        start = time.perf_counter()
+        x = canonical_input(plan.operation, input)
+        exact = dtypes.TABLE[plan.operation.dtype].exact
+        output = _integers(plan, prepared, x) if exact else _floats(plan, prepared, x)
+        output = in_layout(plan.operation, output)
+        return Outcome(output, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+
+
+def _accumulator(plan: Plan) -> dtypes.DType:
+    return dtypes.accumulator(dtypes.TABLE[plan.operation.dtype], dtypes.TABLE[plan.operation.output_dtype])
+
+
+def _floats(plan: Plan, prepared: Prepared, x: Array) -> Array:
+    op = plan.operation
+    with np.errstate(all="ignore"):  # NaN and infinity travel as IEEE has them
+        sums = summed(plan.geometry, padded(plan.geometry, x, _accumulator(plan).numpy), prepared.weight)
+        if prepared.bias is not None:
+            sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
+        if op.activation != "none":
+            sums = activate(op.activation, sums)
+        return sums.astype(dtypes.TABLE[op.output_dtype].numpy, copy=False)
+
+
+def _integers(plan: Plan, prepared: Prepared, x: Array) -> Array:
+    op = plan.operation
+    spread = padded(plan.geometry, x, dtypes.TABLE[op.dtype].numpy)
+    sums = exact_sum(plan.geometry, spread, prepared.weight, prepared.bias, summed)
+    if op.activation == "relu":
+        np.maximum(sums, 0, out=sums)
+    return fitted(sums, dtypes.TABLE[op.output_dtype], op.overflow)

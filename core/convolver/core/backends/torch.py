@@ -1,0 +1,225 @@
+"""The torch back end, on the CPU or a CUDA device. What torch has no word for (padding modes in any rank, asymmetric
+and negative padding, dilated input, batch groups) is composed from what it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+
+from convolver.core import dtypes
+from convolver.core.backends import Array, Outcome, Prepared, last, memory
+from convolver.core.backends.arrays import canonical_input, canonical_weight, source_positions
+from convolver.core.choose import Capability
+from convolver.core.geometry import Geometry
+from convolver.core.operation import Execution, Operation
+from convolver.core.parameters import Activation
+from convolver.core.plan import Plan
+
+_SWITCHES = threading.Lock()
+"""torch's switches are the whole process's: held over [set them, launch]."""
+
+_BITS = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
+"""Types that NumPy and torch exchange only as bits."""
+
+_FORWARD: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.01),
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),  # F.softplus is linear above 20
+    "hardswish": F.hardswish,
+}
+
+
+def devices() -> list[str]:
+    """The CPU, then each CUDA device."""
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+
+class TorchBackend:
+    """Floats and complex numbers on one device; integers are the reference's (CUDA has no integer convolution)."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device = torch.device(device)
+        on_cpu = self._device.type == "cpu"
+        if on_cpu:
+            torch.set_num_threads(threads)
+        properties: Any = None if on_cpu else torch.cuda.get_device_properties(self._device)
+        self.capability = Capability(
+            name=f"torch:{device}",
+            device="cpu" if on_cpu else f"{device} {properties.name}",
+            threads=threads if on_cpu else properties.multi_processor_count,
+            memory_bytes=memory() if on_cpu else properties.total_memory,
+            dtypes=frozenset(name for name, row in dtypes.TABLE.items() if not row.exact),
+        )
+
+    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
+        """Both on the device, in the accumulator's type, the weight canonical and contiguous."""
+        canonical = np.ascontiguousarray(canonical_weight(plan.operation, weight))
+        return Prepared(self._sent(plan, canonical), None if bias is None else self._sent(plan, bias))
+
+    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
+        """The convolution."""
+        start = time.perf_counter()
+        x = self._sent(plan, canonical_input(plan.operation, input))
+        self._finish()
+        sent = time.perf_counter()
+        with _SWITCHES, _switches(plan.execution, self._device), torch.inference_mode():
+            y = _convolved(plan.geometry, x, prepared)
+        y = in_layout(plan.operation, _ACTIVATIONS[plan.operation.activation](y))
+        self._finish()
+        computed = time.perf_counter()
+        output = _received(y, plan.operation.output_dtype)
+        copied_out = time.perf_counter() - computed
+        return Outcome(output, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
+
+    def _sent(self, plan: Plan, array: Array) -> torch.Tensor:
+        op = plan.operation
+        wide = dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
+        return _tensor(array, op.dtype).to(self._device, getattr(torch, wide.name))
+
+    def _finish(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _tensor(array: Array, dtype: str) -> torch.Tensor:
+    """The array's memory as a tensor."""
+    native = array if dtype not in _BITS else array.view(_BITS[dtype])
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "The given NumPy array is not writable"
+        )  # inputs from the wire are not, and are never written to
+        tensor = torch.from_numpy(native)
+    return tensor if dtype not in _BITS else tensor.view(getattr(torch, dtype))
+
+
+def _received(y: torch.Tensor, dtype: dtypes.DTypeName) -> Array:
+    """The tensor in host memory, rounded once to `dtype`. float8 rounds as ml_dtypes does: torch makes 448 of what
+    e4m3fn cannot hold.
+    """
+    row = dtypes.TABLE[dtype]
+    if dtype in _BITS:
+        with np.errstate(all="ignore"):
+            return y.cpu().numpy().astype(row.numpy)
+    array: Array = y.to(getattr(torch, dtype)).cpu().numpy()
+    return array
+
+
+def in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
+    """An output (N, O, *S) in the operation's layout, contiguous."""
+    y = canonical if op.layout == "channels_first" else canonical.movedim(1, -1)
+    return (y if op.batched else y[0]).contiguous()
+
+
+def _switches(execution: Execution, device: torch.device) -> AbstractContextManager[None]:
+    """CuDNN as the request wants it: no TF32 unless precision says so, no search for algorithms (a new shape would pay
+    for it).
+    """
+    tf32 = execution.precision != "highest" and device.type == "cuda"
+    deterministic = execution.deterministic
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=deterministic, allow_tf32=tf32
+    )
+
+
+def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    op = geometry.operation
+    if op.transposed:
+        return _transposed(geometry, x, prepared)
+    x, padding = _padded(geometry, x)
+    groups = op.groups
+    if op.batch_groups > 1:
+        groups = op.batch_groups
+        x = x.reshape(groups, geometry.output_batch, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+    if 0 in x.shape:
+        return _bias_alone(geometry, x, prepared)
+    return _FORWARD[geometry.ndim](x, prepared.weight, prepared.bias, op.stride, padding, op.dilation, groups)
+
+
+def _bias_alone(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    """No input at all: torch refuses what has no elements, the sum of nothing is 0."""
+    y = torch.zeros(geometry.canonical_output, dtype=x.dtype, device=x.device)
+    return y if prepared.bias is None else y + prepared.bias.reshape(-1, *(1,) * geometry.ndim)
+
+
+def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...] | int]:
+    """X dilated, cropped and padded, as far as torch's own symmetric zero padding (the second value) cannot do it."""
+    op = geometry.operation
+    x = _dilated(geometry, x)
+    if op.padding_mode == "zeros" and op.pad_begin == op.pad_end and min(op.pad_begin) >= 0:
+        return x, op.pad_begin
+    if op.padding_mode in ("zeros", "constant"):
+        pairs = [side for d in reversed(range(geometry.ndim)) for side in (op.pad_begin[d], op.pad_end[d])]
+        return F.pad(x, pairs, value=op.padding_value), 0
+    for d in range(geometry.ndim):
+        x = _gathered(op, x, d)
+    return x, 0
+
+
+def _dilated(geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
+    op = geometry.operation
+    if all(step == 1 for step in op.input_dilation) or not x.numel():
+        return x
+    spans = [(size - 1) * step + 1 for size, step in zip(geometry.input_size, op.input_dilation, strict=True)]
+    spread = x.new_zeros(*x.shape[:2], *spans)
+    spread[last(*(slice(None, None, step) for step in op.input_dilation))] = x
+    return spread
+
+
+def _gathered(op: Operation, x: torch.Tensor, d: int) -> torch.Tensor:
+    """Dimension d cropped, then padded by the positions that the mode reads."""
+    begin, end = op.pad_begin[d], op.pad_end[d]
+    if not (begin or end):
+        return x
+    length = x.shape[2 + d]
+    x = x.narrow(2 + d, max(0, -begin), length - max(0, -begin) - max(0, -end))
+    kept = x.shape[2 + d]
+    read = source_positions(op.padding_mode, -max(begin, 0), kept + max(begin, 0) + max(end, 0), kept)
+    return x.index_select(2 + d, torch.from_numpy(read).to(x.device))
+
+
+def _transposed(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    op = geometry.operation
+    convolve = _TRANSPOSED[geometry.ndim]
+    symmetric = op.pad_begin == op.pad_end and min(op.pad_begin) >= 0
+    if 0 in x.shape:
+        return _bias_alone(geometry, x, prepared)
+    if symmetric:
+        return convolve(
+            x, prepared.weight, prepared.bias, op.stride, op.pad_begin, op.output_padding, op.groups, op.dilation
+        )
+    full = convolve(x, prepared.weight, None, op.stride, 0, 0, op.groups, op.dilation)
+    y = F.pad(full, _crops(geometry, full))
+    return y if prepared.bias is None else y + prepared.bias.reshape(-1, *(1,) * geometry.ndim)
+
+
+def _crops(geometry: Geometry, full: torch.Tensor) -> list[int]:
+    """What F.pad takes so that `full` begins at pad_begin and is output_size long."""
+    begins = geometry.operation.pad_begin
+    ends = [
+        begin + size - length for begin, size, length in zip(begins, geometry.output_size, full.shape[2:], strict=True)
+    ]
+    return [side for d in reversed(range(geometry.ndim)) for side in (-begins[d], ends[d])]

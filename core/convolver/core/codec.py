@@ -1,0 +1,284 @@
+"""Between the messages of convolver.v1 and the core's own words: parameters, headers, plans. The one home of that
+conversion, used by both ends; bytes and arrays are `tensors`' affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from convolver.core import dtypes
+from convolver.core.choose import Capability
+from convolver.core.errors import InvalidConvolution
+from convolver.core.geometry import Geometry
+from convolver.core.operation import Execution, Operation, Tensor
+from convolver.core.parameters import Parameters
+from convolver.core.parse import parse, parse_execution
+from convolver.core.plan import ChosenAlgorithm, Plan, Report
+from convolver.core.values import explicit_padding, per_dimension
+from convolver.v1 import convolution_pb2 as pb
+from convolver.v1 import convolution_service_pb2 as service_pb2
+from convolver.v1 import plan_pb2, tensor_pb2
+
+_TO_DTYPE: dict[int, str] = {
+    value: name.removeprefix("DATA_TYPE_").lower()
+    for name, value in tensor_pb2.DataType.items()
+    if value != tensor_pb2.DATA_TYPE_UNSPECIFIED
+}
+_FROM_DTYPE = {name: tensor_pb2.DataType.ValueType(value) for value, name in _TO_DTYPE.items()}
+
+_LISTS = ("stride", "dilation", "input_dilation", "output_padding", "output_size")
+
+
+class _Words:
+    """One enum of the contract and the core's words for it: PADDING_MODE_REFLECT is "reflect", the zero value is no
+    word at all.
+    """
+
+    def __init__(self, enum: Any, prefix: str) -> None:  # noqa: ANN401 - the generated enum wrappers have no common type
+        self.to_word = {value: name.removeprefix(prefix).lower() for name, value in enum.items() if value}
+        self.to_value = {name: value for value, name in self.to_word.items()}
+
+    def read(self, value: int, field: str) -> str | None:
+        """The word, None for the zero value. Raises InvalidConvolution for a number that the contract does not know."""
+        if value and value not in self.to_word:
+            raise InvalidConvolution(f"{field} is {value}, which this version of the contract does not know", field)
+        return self.to_word.get(value)
+
+
+_PADDING_WORD = _Words(pb.PaddingWord, "PADDING_WORD_")
+_OPERATION_WORDS = {
+    "padding_mode": _Words(pb.PaddingMode, "PADDING_MODE_"),
+    "layout": _Words(pb.Layout, "LAYOUT_"),
+}
+_ACTIVATION = _Words(pb.Activation, "ACTIVATION_")
+_OVERFLOW = _Words(pb.Overflow, "OVERFLOW_")
+_UNBATCHED = _Words(plan_pb2.UnbatchedReason, "UNBATCHED_REASON_")
+_EXECUTION_WORDS = {
+    "precision": _Words(pb.Precision, "PRECISION_"),
+    "algorithm": _Words(pb.Algorithm, "ALGORITHM_"),
+    "priority": _Words(pb.Priority, "PRIORITY_"),
+}
+
+
+def tensor_to_proto(tensor: Tensor) -> tensor_pb2.Tensor:
+    """The header of a tensor."""
+    return tensor_pb2.Tensor(dtype=_FROM_DTYPE[tensor.dtype], shape=tensor.shape)
+
+
+def tensor_from_proto(message: tensor_pb2.Tensor, field: str) -> Tensor:
+    """The header of a tensor. Raises InvalidConvolution for an unknown or missing dtype."""
+    name = _TO_DTYPE.get(message.dtype)
+    if name is None:
+        raise InvalidConvolution(
+            f"{field}.dtype is {message.dtype}, which is no type of this contract", f"{field}.dtype"
+        )
+    return Tensor(dtypes.named(name).name, tuple(message.shape))
+
+
+def parameters_to_proto(parameters: Parameters, ndim: int) -> pb.Parameters:
+    """The parameters as a message, words kept as words. Raises InvalidConvolution where they cannot be spread over
+    `ndim` dimensions.
+    """
+    given: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
+    lists: dict[str, Any] = {name: per_dimension(given[name], ndim, name) for name in _LISTS if name in given}
+    message = pb.Parameters(
+        **lists, transposed=bool(given.get("transposed", False)), flip=bool(given.get("flip", False))
+    )
+    for name in ("groups", "batch_groups"):
+        if name in given:
+            setattr(message, name, int(given[name]))
+    for name, words in _OPERATION_WORDS.items():
+        if name in given:
+            setattr(message, name, words.to_value[given[name]])
+    message.padding_value = float(given.get("padding_value", 0.0))
+    _set_padding(message, given.get("padding", 0), ndim)
+    return message
+
+
+def _set_padding(message: pb.Parameters, padding: Any, ndim: int) -> None:  # noqa: ANN401 - Padding, as the caller wrote it
+    if isinstance(padding, str):
+        message.padding_word = cast("pb.PaddingWord.ValueType", _PADDING_WORD.to_value[padding])
+        return
+    begin, end = explicit_padding(padding, ndim)
+    message.explicit_padding.begin.extend(begin)
+    message.explicit_padding.end.extend(end)
+
+
+def parameters_from_proto(message: pb.Parameters) -> Parameters:
+    """The parameters as callers write them; what the message leaves out is left out."""
+    given: dict[str, Any] = {name: tuple(getattr(message, name)) for name in _LISTS if len(getattr(message, name))}
+    for name in ("groups", "batch_groups"):
+        if message.HasField(cast("Any", name)):
+            given[name] = getattr(message, name)
+    for name, words in _OPERATION_WORDS.items():
+        given[name] = words.read(getattr(message, name), name)
+    given |= {"transposed": message.transposed, "flip": message.flip, "padding_value": message.padding_value}
+    kind = message.WhichOneof("padding")
+    if kind == "padding_word":
+        given["padding"] = _PADDING_WORD.read(message.padding_word, "padding") or _no_word()
+    elif kind == "explicit_padding":
+        given["padding"] = _pairs(message.explicit_padding)
+    return cast("Parameters", given)
+
+
+def _no_word() -> str:
+    raise InvalidConvolution("padding_word is UNSPECIFIED, which is no word", "padding")
+
+
+def _pairs(padding: pb.ExplicitPadding) -> Sequence[tuple[int, int]] | int:
+    begin, end = padding.begin, padding.end
+    if len(begin) != len(end):
+        raise InvalidConvolution(f"padding has {len(begin)} begins, but {len(end)} ends", "padding")
+    return list(zip(begin, end, strict=True)) or 0
+
+
+def execution_to_proto(execution: Execution) -> pb.Execution:
+    """How to execute, every default written out."""
+    words = {name: words.to_value[getattr(execution, name)] for name, words in _EXECUTION_WORDS.items()}
+    return pb.Execution(backend=execution.backend, deterministic=execution.deterministic, **words)
+
+
+def execution_from_proto(message: pb.Execution) -> Execution:
+    """How to execute. Raises InvalidConvolution for what is no word."""
+    words = {name: words.read(getattr(message, name), name) for name, words in _EXECUTION_WORDS.items()}
+    given = {**words, "backend": message.backend, "deterministic": message.deterministic}
+    return parse_execution(cast("Parameters", given))
+
+
+def convolution_to_proto(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters) -> pb.Convolution:
+    """A request for one layer; its tensors have no sources, which stands for inline in the order of tensors."""
+    given: Mapping[str, Any] = parameters
+    definition = pb.LayerDefinition(
+        parameters=parameters_to_proto(parameters, len(weight.shape) - 2),
+        weight=tensor_to_proto(weight),
+        bias=None if bias is None else tensor_to_proto(bias),
+        activation=_value(_ACTIVATION, given.get("activation")),
+    )
+    return pb.Convolution(
+        layers=[pb.Layer(definition=definition)],
+        input=tensor_to_proto(input),
+        output_dtype=_FROM_DTYPE[given["output_dtype"]]
+        if given.get("output_dtype")
+        else tensor_pb2.DATA_TYPE_UNSPECIFIED,
+        overflow=_value(_OVERFLOW, given.get("overflow")),
+        execution=execution_to_proto(parse_execution(parameters)),
+    )
+
+
+def _value(words: _Words, word: str | None) -> Any:  # noqa: ANN401 - a value of that enum
+    return words.to_value[word] if word else 0
+
+
+def operation_from_proto(message: pb.Convolution) -> Operation:
+    """The operation of a request for one layer. Raises InvalidConvolution naming the field."""
+    definition = message.layers[0].definition
+    for name, holder in (("input", message), ("weight", definition)):
+        if not holder.HasField(cast("Any", name)):
+            raise InvalidConvolution(f"{name} is missing", name)
+    given = parameters_from_proto(definition.parameters)
+    given["activation"] = cast("Any", _ACTIVATION.read(definition.activation, "activation"))
+    given["overflow"] = cast("Any", _OVERFLOW.read(message.overflow, "overflow"))
+    if message.output_dtype:
+        given["output_dtype"] = tensor_from_proto(tensor_pb2.Tensor(dtype=message.output_dtype), "output").dtype
+    bias = tensor_from_proto(definition.bias, "bias") if definition.HasField("bias") else None
+    return parse(tensor_from_proto(message.input, "input"), tensor_from_proto(definition.weight, "weight"), bias, given)
+
+
+def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
+    """The plan of one layer."""
+    op, geometry = plan.operation, plan.geometry
+    resolved = cast("Parameters", plan.parameters)
+    layer = plan_pb2.LayerPlan(
+        definition=pb.LayerDefinition(
+            parameters=parameters_to_proto(resolved, op.ndim),
+            weight=tensor_to_proto(Tensor(op.dtype, op.weight_shape)),
+            bias=tensor_to_proto(Tensor(op.dtype, (op.out_channels,))) if op.has_bias else None,
+            activation=_value(_ACTIVATION, op.activation),
+        ),
+        input=tensor_to_proto(Tensor(op.dtype, op.input_shape)),
+        output=tensor_to_proto(geometry.output),
+        backend=plan.backend,
+        algorithm=_value(_EXECUTION_WORDS["algorithm"], plan.algorithm),
+        threads=plan.threads,
+        macs=plan.macs,
+        work=plan.work,
+        workspace_bytes=plan.workspace_bytes,
+        parameter_count=geometry.parameter_count,
+    )
+    return plan_pb2.Plan(
+        layers=[layer],
+        outputs=[tensor_to_proto(geometry.output)],
+        macs=plan.macs,
+        work=plan.work,
+        input_bytes=plan.input_bytes,
+        output_bytes=plan.output_bytes,
+        workspace_bytes=plan.workspace_bytes,
+        execution=execution_to_proto(plan.execution),
+        overflow=_value(_OVERFLOW, op.overflow),
+    )
+
+
+def plan_from_proto(message: plan_pb2.Plan) -> Plan:
+    """The plan of one layer, as the server has it."""
+    layer = message.layers[0]
+    convolution = pb.Convolution(
+        layers=[pb.Layer(definition=layer.definition)],
+        input=layer.input,
+        output_dtype=layer.output.dtype,
+        overflow=message.overflow,
+    )
+    algorithm = cast("ChosenAlgorithm", _EXECUTION_WORDS["algorithm"].read(layer.algorithm, "algorithm"))
+    return Plan(
+        geometry=Geometry.of(operation_from_proto(convolution)),
+        execution=execution_from_proto(message.execution),
+        backend=layer.backend,
+        algorithm=algorithm,
+        threads=layer.threads,
+        work=layer.work,
+        workspace_bytes=layer.workspace_bytes,
+    )
+
+
+def report_to_proto(report: Report) -> plan_pb2.Report:
+    """What happened to a request."""
+    return plan_pb2.Report(
+        device=report.device,
+        batch_size=report.batch_size,
+        unbatched_reason=_value(_UNBATCHED, report.unbatched),
+        seconds=plan_pb2.Phases(**report.seconds),
+    )
+
+
+def report_from_proto(message: plan_pb2.Report) -> Report:
+    """What happened to a request."""
+    seconds = {field.name: getattr(message.seconds, field.name) for field in plan_pb2.Phases.DESCRIPTOR.fields}
+    return Report(message.device, message.batch_size, _UNBATCHED.to_word.get(message.unbatched_reason, ""), seconds)
+
+
+def capability_to_proto(capability: Capability) -> service_pb2.Backend:
+    """A back end as GetInfo answers it."""
+    algorithms: list[Any] = [_EXECUTION_WORDS["algorithm"].to_value[name] for name in capability.algorithms]
+    return service_pb2.Backend(
+        name=capability.name,
+        device=capability.device,
+        threads=capability.threads,
+        memory_bytes=capability.memory_bytes,
+        dtypes=[value for name, value in _FROM_DTYPE.items() if name in capability.dtypes],
+        algorithms=algorithms,
+    )
+
+
+def capability_from_proto(message: service_pb2.Backend) -> Capability:
+    """A back end of a server's GetInfo."""
+    words = _EXECUTION_WORDS["algorithm"].to_word
+    return Capability(
+        name=message.name,
+        device=message.device,
+        threads=message.threads,
+        memory_bytes=message.memory_bytes,
+        dtypes=frozenset(_TO_DTYPE[value] for value in message.dtypes if value in _TO_DTYPE),
+        algorithms=cast(
+            "tuple[ChosenAlgorithm, ...]", tuple(words[value] for value in message.algorithms if value in words)
+        ),
+    )

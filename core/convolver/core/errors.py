@@ -1,0 +1,95 @@
+"""The errors of Convolver, the same classes in the server that raises them and in the caller's SDK.
+
+ConvolverError
+├── InvalidConvolution   the request contradicts itself or a rule; `field` says where
+├── Unsupported          well formed, but no back end that may be used can do it
+├── LimitExceeded        it can never fit this server; `limit`, `value` and `setting` say why
+├── Overloaded           it does not fit now; `retry_after` seconds may help
+├── UnknownLayer         the digest names no layer that this server holds
+├── IntegerOverflow      a result does not fit its integer type
+└── BackendFailure       the server's fault; `reference` finds it in the server's log
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ConvolverError(Exception):
+    """Base of all. `reason` names the class on the wire (google.rpc.ErrorInfo.reason)."""
+
+    reason: ClassVar[str] = "CONVOLVER_ERROR"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidConvolution(ConvolverError, ValueError):
+    """A request that contradicts itself or a rule. `field` is its path: `stride[1]`, `input.shape[0]`,
+    `layers[3].weight.shape`.
+    """
+
+    reason = "INVALID_CONVOLUTION"
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unsupported(ConvolverError):
+    """Well formed, but no back end that may be used can do it."""
+
+    reason = "UNSUPPORTED"
+
+
+class LimitExceeded(ConvolverError):
+    """More than this server ever takes. `limit` and `value` are in the unit that `subject` names; `setting` is the flag
+    that sets it.
+    """
+
+    reason = "LIMIT_EXCEEDED"
+
+    def __init__(self, message: str, subject: str = "", limit: int = 0, value: int = 0, setting: str = "") -> None:
+        super().__init__(message)
+        self.subject, self.limit, self.value, self.setting = subject, limit, value, setting
+
+
+class Overloaded(ConvolverError):
+    """More than this server takes now. Come again in `retry_after` seconds."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, message: str, retry_after: float = 0.1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnknownLayer(ConvolverError, KeyError):
+    """`digest` names no layer that this server holds."""
+
+    reason = "UNKNOWN_LAYER"
+
+    def __init__(self, message: str, digest: str = "") -> None:
+        super().__init__(message)
+        self.digest = digest
+
+    def __str__(self) -> str:
+        """KeyError would quote the message."""
+        return self.message
+
+
+class IntegerOverflow(ConvolverError, OverflowError):
+    """A result does not fit its integer type, and neither saturate nor wrap was asked for."""
+
+    reason = "INTEGER_OVERFLOW"
+
+
+class BackendFailure(ConvolverError, RuntimeError):
+    """The server's fault. `reference` finds the cause in the server's log, since it does not travel."""
+
+    reason = "BACKEND_FAILURE"
+
+    def __init__(self, message: str, reference: str = "") -> None:
+        super().__init__(message)
+        self.reference = reference

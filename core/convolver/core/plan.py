@@ -1,0 +1,126 @@
+"""What will run and what it costs, decided from integers before an array exists. The same Plan answers the Plan rpc, is
+checked against the limits, feeds admission and drives the back end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+from convolver.core.errors import LimitExceeded
+from convolver.core.geometry import Geometry
+from convolver.core.operation import Execution, Operation
+
+ChosenAlgorithm = Literal["direct", "fft"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One convolution on one back end. `work` is in multiply-accumulates or their equivalents, `workspace_bytes` counts
+    what is allocated beside input, weight and output while it runs.
+    """
+
+    geometry: Geometry
+    execution: Execution
+    backend: str
+    algorithm: ChosenAlgorithm
+    threads: int
+    work: int
+    workspace_bytes: int
+
+    @property
+    def operation(self) -> Operation:
+        """What is computed."""
+        return self.geometry.operation
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The output's shape, in the operation's layout."""
+        return self.geometry.output_shape
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the direct sum."""
+        return self.geometry.macs
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of input, weight and bias."""
+        return self.geometry.input_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the output."""
+        return self.geometry.output_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes held at one time: inputs, output and workspace."""
+        return self.input_bytes + self.output_bytes + self.workspace_bytes
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters with every word resolved to numbers, as `Parameters` writes them."""
+        op, execution = self.operation, self.execution
+        return {
+            "stride": op.stride,
+            "padding": tuple(zip(op.pad_begin, op.pad_end, strict=True)),
+            "dilation": op.dilation,
+            "groups": op.groups,
+            "padding_mode": op.padding_mode,
+            "padding_value": op.padding_value,
+            "input_dilation": op.input_dilation,
+            "batch_groups": op.batch_groups,
+            "transposed": op.transposed,
+            "output_padding": op.output_padding,
+            "flip": op.flip,
+            "layout": op.layout,
+            "activation": op.activation,
+            "output_dtype": op.output_dtype,
+            "overflow": op.overflow,
+            "precision": execution.precision,
+            "algorithm": self.algorithm,
+            "backend": self.backend,
+            "deterministic": execution.deterministic,
+            "priority": execution.priority,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What then happened. `batch_size` counts the requests that ran together; `unbatched` says why it is 1; `seconds`
+    is by phase: decode, queue, copy_in, compute, copy_out and encode.
+    """
+
+    device: str
+    batch_size: int
+    unbatched: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a server takes of one request; 0 is no limit."""
+
+    max_output_elements: int = 0
+    max_request_bytes: int = 0
+    max_work: int = 0
+
+    def check(self, plan: Plan) -> None:
+        """Raises LimitExceeded naming the figure, the limit and the setting."""
+        elements = prod(plan.output_shape)
+        _within("the output's elements", elements, self.max_output_elements, "--max-output-elements")
+        _within("bytes of inputs, output and workspace", plan.peak_bytes, self.max_request_bytes, "--max-request-bytes")
+        _within("multiply-accumulates", plan.work, self.max_work, "--max-work")
+
+
+def _within(subject: str, value: int, limit: int, setting: str) -> None:
+    if limit and value > limit:
+        raise LimitExceeded(
+            f"{subject} would be {value}, above this server's limit of {limit} ({setting})",
+            subject,
+            limit,
+            value,
+            setting,
+        )

@@ -1,0 +1,94 @@
+"""Between arrays and the bytes that travel: row-major, little-endian, no padding. Views both ways wherever memory
+allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convolver.core import dtypes
+from convolver.core.errors import InvalidConvolution, Unsupported
+from convolver.core.operation import Tensor
+from convolver.v1 import tensor_pb2
+
+Array = NDArray[Any]
+
+
+class Sourced(NamedTuple):
+    """A tensor's header and where its bytes are."""
+
+    tensor: Tensor
+    source: tensor_pb2.TensorSource
+
+
+def header(array: Array, field: str) -> Tensor:
+    """The header of an array. Raises InvalidConvolution for a dtype that the contract lacks."""
+    return Tensor(dtypes.of(array.dtype, field).name, array.shape)
+
+
+def to_bytes(array: Array) -> memoryview:
+    """The array's bytes in the contract's order; copied only where it is strided or big-endian."""
+    native = array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))
+    contiguous = np.ascontiguousarray(native)
+    return contiguous.reshape(-1).view(np.uint8).data
+
+
+def from_bytes(view: memoryview, tensor: Tensor, field: str) -> Array:
+    """A read-only array over the bytes.
+
+    Raises InvalidConvolution where their number is not that of the header, or a bool is neither 0 nor 1.
+    """
+    row = dtypes.TABLE[tensor.dtype]
+    expected = prod(tensor.shape) * row.itemsize
+    if view.nbytes != expected:
+        raise InvalidConvolution(
+            f"{field} {tensor.shape} of {tensor.dtype} takes {expected} bytes, but its data has {view.nbytes}", field
+        )
+    array: Array = np.frombuffer(view, np.uint8 if row.kind == "bool" else row.numpy)
+    if row.kind == "bool":
+        array = _checked_bool(array, field)
+    return array.reshape(tensor.shape)
+
+
+def _checked_bool(raw: Array, field: str) -> Array:
+    if raw.size and int(raw.max()) > 1:
+        first = int(np.argmax(raw > 1))
+        raise InvalidConvolution(f"{field} has the byte {int(raw[first])} at {first}; a bool is 0 or 1", field)
+    return raw.view(np.bool_)
+
+
+def inline(tensors: Mapping[str, Sourced], entries: Sequence[memoryview]) -> dict[str, Array]:
+    """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`.
+
+    Raises InvalidConvolution unless each entry is named exactly once and has its tensor's size.
+    """
+    arrays, taken = {}, dict[int, str]()
+    for place, (name, (tensor, source)) in enumerate(tensors.items()):
+        index = _index(name, source, place)
+        if index >= len(entries):
+            raise InvalidConvolution(
+                f"{name} is at data[{index}], but the message has {len(entries)} entries of data", f"{name}_source"
+            )
+        if index in taken:
+            raise InvalidConvolution(f"{name} is at data[{index}], and so is {taken[index]}", f"{name}_source")
+        taken[index] = name
+        arrays[name] = from_bytes(entries[index], tensor, name)
+    if len(taken) != len(entries):
+        raise InvalidConvolution(
+            f"the message has {len(entries)} entries of data, but its tensors are {len(taken)}", "data"
+        )
+    return arrays
+
+
+def _index(name: str, source: tensor_pb2.TensorSource, place: int) -> int:
+    kind = source.WhichOneof("source")
+    if kind == "region":
+        raise Unsupported(f"{name} is in shared memory, which this server does not offer")
+    if kind == "omitted":
+        raise InvalidConvolution(f"{name} is omitted, but its values are needed", f"{name}_source")
+    return source.index if kind == "index" else place

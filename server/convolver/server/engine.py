@@ -1,0 +1,117 @@
+"""What every transport reaches: a request's headers become a Plan within the limits, a Plan with its tensors becomes an
+answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convolver.core import codec
+from convolver.core.backends import available
+from convolver.core.choose import Capability, choose
+from convolver.core.errors import InvalidConvolution, Unsupported
+from convolver.core.geometry import Geometry
+from convolver.core.plan import Limits, Plan
+from convolver.core.tensors import Sourced, inline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolver.core.backends import Backend, Outcome
+    from convolver.server.settings import Settings
+    from convolver.v1 import convolution_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request: what will run, and where its tensors' bytes are."""
+
+    plan: Plan
+    tensors: dict[str, Sourced]
+    entries: Sequence[memoryview]
+
+
+class Engine:
+    """Plans and runs convolutions on the back ends of this machine."""
+
+    def __init__(self, backends: Sequence[Backend], limits: Limits) -> None:
+        self._backends = {backend.capability.name: backend for backend in backends}
+        self.limits = limits
+
+    @classmethod
+    def of(cls, settings: Settings) -> Engine:
+        """The engine of these settings. Raises ImportError where torch is asked for and is not installed."""
+        limits = Limits(settings.max_output_elements, settings.max_request_bytes, settings.max_work)
+        return cls(available(settings.backend, settings.threads), limits)
+
+    @property
+    def capabilities(self) -> list[Capability]:
+        """What the back ends can do."""
+        return [backend.capability for backend in self._backends.values()]
+
+    def plan(self, convolution: pb.Convolution) -> Plan:
+        """What would run.
+
+        Raises:
+            InvalidConvolution: a field is wrong.
+            Unsupported: no back end that may be used can do it, or this version cannot.
+            LimitExceeded: it can never fit this server.
+        """
+        _refuse_what_is_to_come(convolution)
+        operation = codec.operation_from_proto(convolution)
+        plan = choose(Geometry.of(operation), codec.execution_from_proto(convolution.execution), self.capabilities)
+        self.limits.check(plan)
+        return plan
+
+    def accept(self, convolution: pb.Convolution, entries: Sequence[memoryview]) -> Job:
+        """A request that can run, with its bytes still untouched. Raises as `plan` does."""
+        return Job(self.plan(convolution), _tensors(convolution), entries)
+
+    def run(self, job: Job) -> Outcome:
+        """Computes, in the calling thread.
+
+        Raises:
+            InvalidConvolution: the bytes are not those of the headers.
+            IntegerOverflow: an integer result does not fit.
+        """
+        arrays = inline(job.tensors, job.entries)
+        backend = self._backends[job.plan.backend]
+        prepared = backend.prepare(job.plan, arrays["weight"], arrays.get("bias"))
+        return backend.run(job.plan, prepared, arrays["input"])
+
+    def device(self, plan: Plan) -> str:
+        """The name, for people, of what the plan runs on."""
+        return self._backends[plan.backend].capability.device
+
+
+def _tensors(convolution: pb.Convolution) -> dict[str, Sourced]:
+    """The tensors of a request for one layer, in the order of tensors."""
+    layer = convolution.layers[0]
+    sources = {
+        "weight": (layer.definition.weight, layer.weight_source),
+        "bias": (layer.definition.bias, layer.bias_source),
+    }
+    if not layer.definition.HasField("bias"):
+        del sources["bias"]
+    sources["input"] = (convolution.input, convolution.input_source)
+    headers = {name: codec.tensor_from_proto(message, name) for name, (message, _) in sources.items()}
+    return {name: Sourced(headers[name], source) for name, (_, source) in sources.items()}
+
+
+def _refuse_what_is_to_come(convolution: pb.Convolution) -> None:
+    """Parts of the contract that this version does not serve."""
+    if not convolution.layers:
+        raise InvalidConvolution("layers is empty; a request has at least one", "layers")
+    kind = convolution.layers[0].WhichOneof("kind")
+    if kind is None:
+        raise InvalidConvolution("layers[0] is neither a definition, nor a digest, nor pooling", "layers[0]")
+    unserved = {
+        "stacks": len(convolution.layers) > 1,
+        "layers by digest": kind == "digest",
+        "pooling": kind == "pooling",
+        "gradients": convolution.HasField("gradients"),
+        "shared memory": bool(convolution.output_regions),
+    }
+    if any(unserved.values()):
+        raise Unsupported(f"this version does not serve {next(name for name, wanted in unserved.items() if wanted)}")

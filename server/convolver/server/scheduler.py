@@ -1,0 +1,87 @@
+"""Runs accepted work on threads, within a budget of bytes, in the order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from convolver.server import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
+
+
+class Scheduler:
+    """Work waits until its bytes fit beside those in flight, then for a thread. It belongs to one event loop.
+
+    A caller that is cancelled (its deadline passed, it hung up) takes its work out of the queue; what runs already runs
+    on, and gives its bytes back when it is done.
+    """
+
+    def __init__(self, threads: int, memory_budget: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+        self._budget = memory_budget
+        self._held = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._in_flight = 0
+
+    async def run(self, held_bytes: int, work: Callable[[], Result]) -> Result:
+        """What `work` returns, called in a thread while `held_bytes` (at most the budget) are held."""
+        self._count(1)
+        try:
+            await self._admitted(held_bytes)
+        except BaseException:
+            self._count(-1)
+            raise
+        future = self._threads.submit(work)
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release, held_bytes))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Ends the threads when they have finished what they run."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def _admitted(self, held_bytes: int) -> None:
+        if self._queue or self._held + held_bytes > self._budget:
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append((held_bytes, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._withdraw(held_bytes, turn)
+                raise
+        else:
+            self._hold(held_bytes)
+
+    def _withdraw(self, held_bytes: int, turn: asyncio.Future[None]) -> None:
+        """A cancelled caller leaves the queue, or gives back what it was granted in the same moment."""
+        if turn.done() and not turn.cancelled():
+            self._hold(-held_bytes)
+        else:
+            self._queue.remove((held_bytes, turn))
+        self._admit()
+
+    def _release(self, held_bytes: int) -> None:
+        self._hold(-held_bytes)
+        self._count(-1)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._held + self._queue[0][0] <= self._budget:
+            held_bytes, turn = self._queue.popleft()
+            if not turn.cancelled():
+                self._hold(held_bytes)
+                turn.set_result(None)
+
+    def _hold(self, held_bytes: int) -> None:
+        self._held += held_bytes
+        metrics.MEMORY_BYTES.set(self._held)
+
+    def _count(self, change: int) -> None:
+        self._in_flight += change
+        metrics.IN_FLIGHT.set(self._in_flight)

@@ -1,0 +1,158 @@
+"""The life of a server: start, serve, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from convolver.server import metrics
+from convolver.server._errors_interceptor import ErrorsInterceptor
+from convolver.server._metrics_interceptor import MetricsInterceptor
+from convolver.server.calls import Calls
+from convolver.server.engine import Engine
+from convolver.server.http import HttpServer
+from convolver.server.scheduler import Scheduler
+from convolver.server.service import DESCRIPTOR, ConvolutionService
+from convolver.server.settings import Settings, host_and_port
+
+logger = logging.getLogger(__name__)
+
+_Status = health_pb2.HealthCheckResponse
+
+_OPTIONS = {
+    "grpc.so_reuseport": 0,  # a second server on the same port is an error, not a lottery
+    "grpc.http2.min_ping_interval_without_data_ms": 5_000,  # by default 300 s, which ends those that ping every 30
+    "grpc.keepalive_permit_without_calls": 1,
+}
+
+
+class Server:
+    """gRPC with health and reflection, and the HTTP port, on one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.addresses: list[str] = []
+        self._engine = Engine.of(settings)
+        self._scheduler = Scheduler(settings.threads, settings.memory_budget)
+        self._calls = Calls()
+        self._health = health.aio.HealthServicer()
+        self._stopping = asyncio.Event()
+        self._ready = False
+        self._locks: list[IO[str]] = []
+        self._grpc = self._built()
+        host, port = host_and_port(settings.http_listen) if settings.http_listen else ("", 0)
+        self._http = HttpServer(host, port, lambda: self._ready) if settings.http_listen else None
+
+    async def run(self) -> None:
+        """Serves until it is told to stop, then drains."""
+        await self.start()
+        await self._stopping.wait()
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listens. Raises OSError where an address cannot be had."""
+        metrics.expect(capability.name for capability in self._engine.capabilities)
+        self.addresses = [self._bound(address) for address in self.settings.listen]
+        if self._http:
+            self._http.start()
+        await self._grpc.start()
+        for name in ("", DESCRIPTOR.full_name):  # liveness, and readiness
+            await self._health.set(name, _Status.SERVING)
+        self._ready = True
+        self._watch_signals()
+        self._announce()
+
+    async def stop(self) -> None:
+        """Readiness first, then the drain delay, then no new calls; returns when the calls in flight have ended, or
+        after the grace.
+        """
+        self._ready = False
+        await self._health.set(DESCRIPTOR.full_name, _Status.NOT_SERVING)
+        await asyncio.sleep(self.settings.drain_delay)
+        stopping = asyncio.create_task(self._grpc.stop(self.settings.grace))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.ended(), self.settings.grace)
+        await self._grpc.stop(None)  # what is open now are health's watchers, which would keep it for all of the grace
+        await stopping
+        if self._http:
+            self._http.stop()
+        self._scheduler.close()
+        self._unlock()
+        logger.info("stopped")
+
+    def request_stop(self) -> None:
+        """Asks `run` to end."""
+        self._stopping.set()
+
+    def _built(self) -> grpc.aio.Server:
+        options = {
+            **_OPTIONS,
+            "grpc.max_receive_message_length": int(self.settings.max_message),
+            "grpc.max_send_message_length": int(self.settings.max_message),
+        }
+        interceptors = [MetricsInterceptor([DESCRIPTOR]), ErrorsInterceptor()]
+        server = grpc.aio.server(interceptors=interceptors, options=list(options.items()))
+        service = ConvolutionService(self._engine, self._scheduler, self._calls, self.settings)
+        server.add_generic_rpc_handlers((service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (DESCRIPTOR.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    def _bound(self, address: str) -> str:
+        """The address with the port that a 0 became."""
+        if address.startswith("unix:"):
+            self._lock(Path(address.removeprefix("unix:")))
+        try:
+            port = self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def _lock(self, path: Path) -> None:
+        """Forbids a second server on the path: gRPC would take the socket over without a word."""
+        lock = Path(f"{path}.lock").open("w")  # noqa: SIM115  # held until the server stops
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise OSError(f"cannot listen on unix:{path}: another server does") from None
+        self._locks.append(lock)
+
+    def _unlock(self) -> None:
+        for lock in self._locks:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_stop)
+        if self.settings.exit_on_eof:
+            loop.add_reader(sys.stdin.fileno(), self._read_until_eof)
+
+    def _read_until_eof(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self.request_stop()
+
+    def _announce(self) -> None:
+        for address in self.settings.exposed:
+            logger.warning(
+                "%s is open to other machines, with neither TLS nor tokens: anybody who reaches it may compute here",
+                address,
+            )
+        http = f"; http://{self._http.address}" if self._http else ""
+        sys.stderr.write(f"convolver-server listening on {', '.join(self.addresses)}{http}\n")
+        sys.stderr.flush()

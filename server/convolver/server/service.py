@@ -1,0 +1,116 @@
+"""convolver.v1.ConvolutionService over bytes: decode, call the engine, encode. gRPC gets no serialisers, so that what
+is wrong with a message is answered by the one table of errors.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from convolver.core import codec
+from convolver.core.errors import InvalidConvolution
+from convolver.core.plan import Plan, Report
+from convolver.core.tensors import to_bytes
+from convolver.core.wire import join, split
+from convolver.server import metrics
+from convolver.v1 import convolution_service_pb2 as pb
+from convolver.v1 import plan_pb2
+
+if TYPE_CHECKING:
+    from convolver.server.calls import Calls
+    from convolver.server.engine import Engine, Job
+    from convolver.server.scheduler import Scheduler
+    from convolver.server.settings import Settings
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ConvolutionService"]
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+_Read = TypeVar("_Read", bound=Message)
+
+
+class ConvolutionService:
+    """The rpcs of this version. Those that the table lacks answer UNIMPLEMENTED."""
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, calls: Calls, settings: Settings) -> None:
+        self._engine, self._scheduler, self._calls, self._settings = engine, scheduler, calls, settings
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a server is given."""
+        table: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "Convolve": grpc.unary_unary_rpc_method_handler(self.convolve),
+            "Plan": grpc.unary_unary_rpc_method_handler(self.plan),
+            "GetInfo": grpc.unary_unary_rpc_method_handler(self.get_info),
+        }
+        return grpc.method_handlers_generic_handler(DESCRIPTOR.full_name, table)
+
+    async def convolve(self, request: bytes, context: _Context) -> bytes:
+        """One convolution."""
+        self._calls.follow(context)
+        received = time.perf_counter()
+        metrics.RECEIVED_BYTES.inc(len(request))
+        header, entries = split(request)
+        job = self._engine.accept(read(pb.ConvolveRequest, header).convolution, entries)
+        accepted = time.perf_counter()
+        answer = await self._scheduler.run(
+            job.plan.peak_bytes, lambda: self._answer(job, accepted - received, accepted)
+        )
+        metrics.SENT_BYTES.inc(len(answer))
+        return answer
+
+    async def plan(self, request: bytes, _context: _Context) -> bytes:
+        """What `convolve` would do."""
+        plan = self._engine.plan(read(pb.PlanRequest, request).convolution)
+        return pb.PlanResponse(plan=codec.plan_to_proto(plan)).SerializeToString()
+
+    async def get_info(self, request: bytes, _context: _Context) -> bytes:
+        """What this server is and may."""
+        read(pb.GetInfoRequest, request)
+        settings = self._settings
+        limits = pb.Limits(
+            max_message_bytes=settings.max_message,
+            max_output_elements=settings.max_output_elements,
+            max_request_bytes=settings.max_request_bytes,
+            max_work=settings.max_work,
+            memory_budget_bytes=settings.memory_budget,
+        )
+        backends = map(codec.capability_to_proto, self._engine.capabilities)
+        return pb.GetInfoResponse(versions=versions(), backends=backends, limits=limits).SerializeToString()
+
+    def _answer(self, job: Job, decode: float, accepted: float) -> bytes:
+        """Runs in a compute thread: the answer's message, its one copy of the output included."""
+        queue = time.perf_counter() - accepted
+        outcome = self._engine.run(job)
+        done = time.perf_counter()
+        seconds = {"decode": decode, "queue": queue, **outcome.seconds}
+        report = Report(self._engine.device(job.plan), 1, "disabled", seconds)
+        result = plan_pb2.Result(plan=codec.plan_to_proto(job.plan), report=codec.report_to_proto(report))
+        answer = join(pb.ConvolveResponse(result=result).SerializeToString(), [to_bytes(outcome.output)])
+        _count(job.plan, {**seconds, "encode": time.perf_counter() - done})
+        return answer
+
+
+def read(kind: type[_Read], data: bytes) -> _Read:
+    """The message. Raises InvalidConvolution for what is not one."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidConvolution(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """What is installed of what matters."""
+    names = ("convolver", "numpy", "torch", "grpcio", "protobuf")
+    found = {name: distribution.version for name in names for distribution in metadata.distributions(name=name)}
+    return {**found, "python": platform.python_version()}
+
+
+def _count(plan: Plan, seconds: dict[str, float]) -> None:
+    for phase, spent in seconds.items():
+        metrics.PHASE_SECONDS.labels(phase, plan.backend).observe(spent)
+    operation = metrics.operation(plan.geometry.ndim, transposed=plan.operation.transposed)
+    metrics.MACS.labels(plan.backend, plan.operation.dtype, operation).inc(plan.macs)

@@ -1,0 +1,209 @@
+"""All of a client that has no colour: requests and answers as bytes, targets, what a failed call means."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+
+from convolver.client._interchange import AnyArray, like, to_array
+from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable
+from convolver.core import codec, dtypes
+from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
+from convolver.core.geometry import Geometry
+from convolver.core.operation import Tensor
+from convolver.core.parse import parse
+from convolver.core.status import from_status
+from convolver.core.tensors import from_bytes, header, to_bytes
+from convolver.core.wire import join, split
+from convolver.v1 import convolution_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolver.core.choose import Capability
+    from convolver.core.parameters import Parameters
+    from convolver.core.plan import Plan, Report
+    from convolver.v1 import convolution_pb2
+
+ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
+SERVICE = pb.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
+
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.max_send_message_length", -1),  # the server's limit is the one that counts
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+_MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
+    grpc.StatusCode.CANCELLED: ServiceUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.PERMISSION_DENIED: NotAuthorised,
+    grpc.StatusCode.UNAUTHENTICATED: NotAuthorised,
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+}
+"""Statuses without details of ours: gRPC's own, or a proxy's."""
+
+_Read = TypeVar("_Read", bound=Message)
+
+
+class Answer(NamedTuple):
+    """An output, of the input's library, with the plan that was followed and the report of what happened."""
+
+    output: AnyArray
+    plan: Plan
+    report: Report
+
+
+class Info(NamedTuple):
+    """What a server is: versions of what matters, back ends (the name, the device, the types and methods of each), and
+    its limits in elements, bytes and multiply-accumulates.
+    """
+
+    versions: dict[str, str]
+    backends: tuple[Capability, ...]
+    limits: dict[str, int]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the back ends, for people."""
+        return tuple(dict.fromkeys(backend.device for backend in self.backends))
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types that some back end computes."""
+        return tuple(name for name in dtypes.TABLE if any(name in backend.dtypes for backend in self.backends))
+
+
+class Request(NamedTuple):
+    """A request as it travels, and what its answer should look like."""
+
+    message: bytes
+    like: AnyArray
+
+
+def address_or_none(address: str | None) -> str | None:
+    """The address to call: the one given, else CONVOLVER_ADDRESS, else None, which stands for an embedded server.
+
+    Raises ValueError for an empty address and for a list of several.
+    """
+    chosen = address if address is not None else os.environ.get(ADDRESS_VARIABLE) or None
+    if chosen is not None and (not chosen.strip() or "," in chosen):
+        raise ValueError(f"the address is {chosen!r}; it must be one host:port, unix:/path or dns:///host:port")
+    return chosen
+
+
+def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, parameters: Parameters) -> Request:
+    """A Convolve request.
+
+    Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
+    """
+    values = {"weight": weight, "bias": bias, "input": input}
+    arrays = {name: to_array(value) for name, value in values.items() if value is not None}
+    headers = {name: header(array, name) for name, array in arrays.items()}
+    convolution = _convolution(headers["input"], headers["weight"], headers.get("bias"), parameters)
+    message = pb.ConvolveRequest(convolution=convolution).SerializeToString()
+    return Request(join(message, [to_bytes(array) for array in arrays.values()]), input)
+
+
+def convolve_answer(request: Request, response: bytes) -> Answer:
+    """The answer of a Convolve response. The output is the caller's own to write to."""
+    head, entries = split(response)
+    result = read(pb.ConvolveResponse, head).result
+    plan = codec.plan_from_proto(result.plan)
+    if len(entries) != 1:
+        raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
+    output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
+    return Answer(like(output, request.like), plan, codec.report_from_proto(result.report))
+
+
+def plan_request(
+    input_shape: Sequence[int], weight_shape: Sequence[int], dtype: str, parameters: Parameters, *, bias: bool
+) -> bytes:
+    """A Plan request. Raises as `convolve_request` does."""
+    name = dtypes.named(dtype).name
+    shapes = (Tensor(name, tuple(input_shape)), Tensor(name, tuple(weight_shape)))
+    channels = parse(*shapes, None, parameters).out_channels
+    convolution = _convolution(*shapes, Tensor(name, (channels,)) if bias else None, parameters)
+    return pb.PlanRequest(convolution=convolution).SerializeToString()
+
+
+def plan_answer(response: bytes) -> Plan:
+    """The plan of a Plan response."""
+    return codec.plan_from_proto(read(pb.PlanResponse, response).plan)
+
+
+def info_request() -> bytes:
+    """A GetInfo request."""
+    return pb.GetInfoRequest().SerializeToString()
+
+
+def info_answer(response: bytes) -> Info:
+    """What a GetInfo response says."""
+    message = read(pb.GetInfoResponse, response)
+    limits = {field.name: getattr(message.limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
+    return Info(dict(message.versions), tuple(map(codec.capability_from_proto, message.backends)), limits)
+
+
+def check_rank(weight: AnyArray, ndim: int, method: str) -> None:
+    """Raises InvalidConvolution unless the weight has `ndim` spatial dimensions."""
+    shape = tuple(np.shape(weight))
+    if len(shape) != ndim + 2:
+        raise InvalidConvolution(
+            f"weight {shape} has {len(shape)} dimensions; {method} takes {ndim + 2}", "weight.shape"
+        )
+
+
+def error_of(failure: grpc.RpcError, address: str, timeout: float | None) -> ConvolverError:
+    """What a failed call means: the server's own error where it sent one, else what happened on the way."""
+    call = cast("grpc.Call", failure)
+    status = rpc_status.from_call(call)
+    error = from_status(status) if status else None
+    if error is not None:
+        return error
+    code, text = call.code(), call.details() or ""
+    meaning = _MEANINGS.get(code)
+    if meaning is not None:
+        return meaning(f"{address}: {text} (timeout {timeout} s)")
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LimitExceeded(f"{address}: {text}", "bytes of one message", setting="--max-message")
+    return BackendFailure(f"{address} failed with {code.name}: {text}")
+
+
+def _convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters
+) -> convolution_pb2.Convolution:
+    Geometry.of(parse(input, weight, bias, parameters))  # the server will do the same, and refuse in the same words
+    return codec.convolution_to_proto(input, weight, bias, parameters)
+
+
+def read(kind: type[_Read], data: bytes) -> _Read:
+    """A response's message."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BackendFailure(f"the answer is not a {kind.DESCRIPTOR.full_name}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import grpc
@@ -22,6 +23,7 @@ from convolver.core.status import from_status
 from convolver.core.tensors import from_bytes, header, to_bytes
 from convolver.core.wire import join, split
 from convolver.v1 import convolution_service_pb2 as pb
+from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
     from convolver.v1 import convolution_pb2
+
+REMEMBERED = 256
+"""Headers of requests, and plans of answers, that are kept: callers use the same few shapes again and again."""
 
 ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
 SERVICE = pb.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
@@ -99,6 +104,22 @@ class Info(NamedTuple):
         return tuple(name for name in dtypes.TABLE if any(name in backend.dtypes for backend in self.backends))
 
 
+class _Written:
+    """Parameters that compare by how they are written, since 1, 1.0 and True are equal to Python and not to us."""
+
+    __slots__ = ("_text", "parameters")
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self._text = repr({name: value for name, value in parameters.items() if name != "timeout"})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
 class Request(NamedTuple):
     """A request as it travels, and what its answer should look like."""
 
@@ -125,20 +146,30 @@ def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, paramete
     values = {"weight": weight, "bias": bias, "input": input}
     arrays = {name: to_array(value) for name, value in values.items() if value is not None}
     headers = {name: header(array, name) for name, array in arrays.items()}
-    convolution = _convolution(headers["input"], headers["weight"], headers.get("bias"), parameters)
-    message = pb.ConvolveRequest(convolution=convolution).SerializeToString()
+    message = _request_header(headers["input"], headers["weight"], headers.get("bias"), _Written(parameters))
     return Request(join(message, [to_bytes(array) for array in arrays.values()]), input)
+
+
+@lru_cache(REMEMBERED)
+def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written: _Written) -> bytes:
+    convolution = _convolution(input, weight, bias, written.parameters)
+    return pb.ConvolveRequest(convolution=convolution).SerializeToString()
 
 
 def convolve_answer(request: Request, response: bytes) -> Answer:
     """The answer of a Convolve response. The output is the caller's own to write to."""
     head, entries = split(response)
     result = read(pb.ConvolveResponse, head).result
-    plan = codec.plan_from_proto(result.plan)
+    plan = _plan(result.plan.SerializeToString())
     if len(entries) != 1:
         raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
     output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
     return Answer(like(output, request.like), plan, codec.report_from_proto(result.report))
+
+
+@lru_cache(REMEMBERED)
+def _plan(message: bytes) -> Plan:
+    return codec.plan_from_proto(read(plan_pb2.Plan, message))
 
 
 def plan_request(

@@ -113,7 +113,7 @@ def acquire() -> EmbeddedServer:
         for name in ("convolver.server", "pydantic_settings", "prometheus_client")
     ):
         raise ServiceUnavailable(
-            "there is no address (argument or CONVOLVER_ADDRESS), nor a server to start: pip install 'convolver[server]'"
+            "no address (argument or CONVOLVER_ADDRESS), and no server to start: pip install 'convolver[server]'"
         )
     with _LOCK:
         if not _SERVERS or not _SERVERS[0].alive:

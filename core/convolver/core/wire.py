@@ -3,7 +3,7 @@
 protobuf's Python runtime copies a bytes field several times and takes no memoryview. So the sender lets protobuf
 serialise all but the tensors and joins their bytes to it; the receiver splits them off and lets protobuf parse the
 rest. What travels is plain protobuf: https://protobuf.dev/programming-guides/encoding. Where that text leaves room,
-split does as protobuf's Python runtime does: docs/decisions/0002-wire-split-and-join.md.
+`split` does as protobuf's runtime does: docs/decisions/0002-wire-split-and-join.md.
 """
 
 from __future__ import annotations
@@ -133,11 +133,9 @@ def _fields(view: memoryview, max_fields: int) -> Iterator[Field]:
             size, body = _read_varint(view, body, 10)
         else:
             size = _size(view, tag, start, body)
-        stop = body + size
-        if stop > end:
-            raise InvalidConvolution(
-                f"field {tag >> 3} at byte {start} announces {size} bytes, but {end - body} are left"
-            )
+        left, stop = end - body, body + size
+        if size > left:
+            raise InvalidConvolution(f"field {tag >> 3} at byte {start} announces {size} bytes, but {left} are left")
         yield tag, start, body, stop
         start = stop
     if start < end:

@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request: what will run, and where its tensors' bytes are."""
+    """One accepted request: what will run, and where its tensors' bytes will be found."""
 
     plan: Plan
     tensors: dict[str, Sourced]
-    entries: Sequence[memoryview]
 
 
 class Engine:
@@ -64,18 +63,18 @@ class Engine:
         self.limits.check(plan)
         return plan
 
-    def accept(self, convolution: pb.Convolution, entries: Sequence[memoryview]) -> Job:
-        """A request that can run, with its bytes still untouched. Raises as `plan` does."""
-        return Job(self.plan(convolution), _tensors(convolution), entries)
+    def accept(self, convolution: pb.Convolution) -> Job:
+        """A request that can run, decided from its header alone. Raises as `plan` does."""
+        return Job(self.plan(convolution), _tensors(convolution))
 
-    def run(self, job: Job) -> Outcome:
-        """Computes, in the calling thread.
+    def run(self, job: Job, entries: Sequence[memoryview]) -> Outcome:
+        """Computes, in the calling thread, with the bytes of the request's tensors.
 
         Raises:
             InvalidConvolution: the bytes are not those of the headers.
             IntegerOverflow: an integer result does not fit.
         """
-        arrays = inline(job.tensors, job.entries)
+        arrays = inline(job.tensors, entries)
         backend = self._backends[job.plan.backend]
         prepared = backend.prepare(job.plan, arrays["weight"], arrays.get("bias"))
         return backend.run(job.plan, prepared, arrays["input"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import platform
 import time
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,12 +23,20 @@ from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convolver.server.calls import Calls
     from convolver.server.engine import Engine, Job
     from convolver.server.scheduler import Scheduler
     from convolver.server.settings import Settings
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ConvolutionService"]
+
+REMEMBERED = 1024
+"""Headers whose plans are kept: callers send the same few again and again, and a plan costs more than a tiny sum."""
+
+LONGEST_REMEMBERED = 4096
+"""Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Read = TypeVar("_Read", bound=Message)
@@ -38,6 +47,7 @@ class ConvolutionService:
 
     def __init__(self, engine: Engine, scheduler: Scheduler, calls: Calls, settings: Settings) -> None:
         self._engine, self._scheduler, self._calls, self._settings = engine, scheduler, calls, settings
+        self._remembered = lru_cache(REMEMBERED)(self._accepted)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server is given."""
@@ -54,10 +64,11 @@ class ConvolutionService:
         received = time.perf_counter()
         metrics.RECEIVED_BYTES.inc(len(request))
         header, entries = split(request)
-        job = self._engine.accept(read(pb.ConvolveRequest, header).convolution, entries)
+        accept = self._remembered if len(header) <= LONGEST_REMEMBERED else self._accepted
+        job, plan = accept(header)
         accepted = time.perf_counter()
         answer = await self._scheduler.run(
-            job.plan.peak_bytes, lambda: self._answer(job, accepted - received, accepted)
+            job.plan.peak_bytes, lambda: self._answer(job, plan, entries, accepted - received, accepted)
         )
         metrics.SENT_BYTES.inc(len(answer))
         return answer
@@ -81,14 +92,21 @@ class ConvolutionService:
         backends = map(codec.capability_to_proto, self._engine.capabilities)
         return pb.GetInfoResponse(versions=versions(), backends=backends, limits=limits).SerializeToString()
 
-    def _answer(self, job: Job, decode: float, accepted: float) -> bytes:
+    def _accepted(self, header: bytes) -> tuple[Job, plan_pb2.Plan]:
+        """All that a request's header decides, and so what a header that came before has decided already."""
+        job = self._engine.accept(read(pb.ConvolveRequest, header).convolution)
+        return job, codec.plan_to_proto(job.plan)
+
+    def _answer(
+        self, job: Job, plan: plan_pb2.Plan, entries: Sequence[memoryview], decode: float, accepted: float
+    ) -> bytes:
         """Runs in a compute thread: the answer's message, its one copy of the output included."""
         queue = time.perf_counter() - accepted
-        outcome = self._engine.run(job)
+        outcome = self._engine.run(job, entries)
         done = time.perf_counter()
         seconds = {"decode": decode, "queue": queue, **outcome.seconds}
         report = Report(self._engine.device(job.plan), 1, "disabled", seconds)
-        result = plan_pb2.Result(plan=codec.plan_to_proto(job.plan), report=codec.report_to_proto(report))
+        result = plan_pb2.Result(plan=plan, report=codec.report_to_proto(report))
         answer = join(pb.ConvolveResponse(result=result).SerializeToString(), [to_bytes(outcome.output)])
         _count(job.plan, {**seconds, "encode": time.perf_counter() - done})
         return answer

@@ -1,0 +1,8 @@
+"""All benchmarks, one after the other: python -m benchmarks."""
+
+from __future__ import annotations
+
+import runpy
+
+for name in ("codec", "remote"):
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-HELP = (
-    "from typer.testing import CliRunner; import convolver.client.cli as cli; CliRunner().invoke(cli.app, ['--help'])"
-)
+HELP = """
+from typer.testing import CliRunner
+from convolver.client.cli import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+"""
 
 
 def modules_loaded_by(statement: str) -> set[str]:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from convolver.server import metrics
 from convolver.server._errors_interceptor import ErrorsInterceptor
 from convolver.server._metrics_interceptor import MetricsInterceptor
+from convolver.server.address import host_and_port
 from convolver.server.calls import Calls
 from convolver.server.engine import Engine
 from convolver.server.http import HttpServer
 from convolver.server.scheduler import Scheduler
 from convolver.server.service import DESCRIPTOR, ConvolutionService
-from convolver.server.settings import Settings, host_and_port
+from convolver.server.settings import Settings
+from convolver.v1 import convolution_service_pb2, layer_service_pb2, shared_memory_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,13 @@ _OPTIONS = {
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,  # by default 300 s, which ends those that ping every 30
     "grpc.keepalive_permit_without_calls": 1,
 }
+
+_SERVICES = (
+    (convolution_service_pb2.DESCRIPTOR, "ConvolutionService"),
+    (layer_service_pb2.DESCRIPTOR, "LayerService"),
+    (shared_memory_service_pb2.DESCRIPTOR, "SharedMemoryService"),
+)
+"""The whole contract: calls of what is not served yet are counted under their own names."""
 
 
 class Server:
@@ -65,7 +79,8 @@ class Server:
         metrics.expect(capability.name for capability in self._engine.capabilities)
         self.addresses = [self._bound(address) for address in self.settings.listen]
         if self._http:
-            self._http.start()
+            with _naming(f"http://{self.settings.http_listen}"):
+                self._http.start()
         await self._grpc.start()
         for name in ("", DESCRIPTOR.full_name):  # liveness, and readiness
             await self._health.set(name, _Status.SERVING)
@@ -95,13 +110,25 @@ class Server:
         """Asks `run` to end."""
         self._stopping.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a convolution still runs: after `run` only one that outlasted the grace."""
+        return self._scheduler.busy
+
     def _built(self) -> grpc.aio.Server:
         options = {
             **_OPTIONS,
             "grpc.max_receive_message_length": int(self.settings.max_message),
             "grpc.max_send_message_length": int(self.settings.max_message),
         }
-        interceptors = [MetricsInterceptor([DESCRIPTOR]), ErrorsInterceptor()]
+        metrics_interceptor = MetricsInterceptor(
+            [
+                *(file.services_by_name[name] for file, name in _SERVICES),
+                health_pb2.DESCRIPTOR.services_by_name["Health"],
+                reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+            ]
+        )
+        interceptors = [metrics_interceptor, ErrorsInterceptor()]
         server = grpc.aio.server(interceptors=interceptors, options=list(options.items()))
         service = ConvolutionService(self._engine, self._scheduler, self._calls, self.settings)
         server.add_generic_rpc_handlers((service.handler(),))
@@ -112,22 +139,25 @@ class Server:
 
     def _bound(self, address: str) -> str:
         """The address with the port that a 0 became."""
-        if address.startswith("unix:"):
-            self._lock(Path(address.removeprefix("unix:")))
-        try:
+        unix = address.startswith("unix:")
+        with _naming(address):
+            if unix:
+                self._lock(Path(address.removeprefix("unix:")))
+            else:
+                _check_free(*host_and_port(address))
             port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
-        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        return address if unix else f"{address.rpartition(':')[0]}:{port}"
 
     def _lock(self, path: Path) -> None:
         """Forbids a second server on the path: gRPC would take the socket over without a word."""
-        lock = Path(f"{path}.lock").open("w")  # noqa: SIM115  # held until the server stops
+        if path.exists() and not path.is_socket():
+            raise FileExistsError(errno.EEXIST, "the file exists and is no socket")
+        lock = Path(f"{path}.lock").open("a")  # noqa: SIM115  # held until the server stops
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise OSError(f"cannot listen on unix:{path}: another server does") from None
+            raise OSError(errno.EADDRINUSE, "another server does") from None
         self._locks.append(lock)
 
     def _unlock(self) -> None:
@@ -140,7 +170,17 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
         if self.settings.exit_on_eof:
-            loop.add_reader(sys.stdin.fileno(), self._read_until_eof)
+            self._watch_stdin()
+
+    def _watch_stdin(self) -> None:
+        """A pipe or a terminal is waited for; a file, /dev/null and a closed standard input have ended already."""
+        if sys.stdin is None:
+            self.request_stop()
+            return
+        try:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._read_until_eof)
+        except PermissionError:  # epoll takes no files
+            self.request_stop()
 
     def _read_until_eof(self) -> None:
         if not os.read(sys.stdin.fileno(), 4096):
@@ -148,11 +188,37 @@ class Server:
             self.request_stop()
 
     def _announce(self) -> None:
-        for address in self.settings.exposed:
-            logger.warning(
-                "%s is open to other machines, with neither TLS nor tokens: anybody who reaches it may compute here",
-                address,
-            )
+        for given, address in zip(self.settings.listen, self.addresses, strict=True):
+            if given in self.settings.exposed:
+                logger.warning(
+                    "%s is open to other machines, with neither TLS nor tokens: who reaches it may compute",
+                    address,
+                )
         http = f"; http://{self._http.address}" if self._http else ""
         sys.stderr.write(f"convolver-server listening on {', '.join(self.addresses)}{http}\n")
         sys.stderr.flush()
+
+
+@contextmanager
+def _naming(address: str) -> Iterator[None]:
+    """Makes an OSError that names the address of whatever forbids to listen there."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot listen on {address}: {reason}") from error
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises OSError with the system's reason where no socket can be bound: gRPC logs it, and raises another."""
+    refusal = OSError(errno.EADDRNOTAVAIL, "no address")
+    for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(where)
+            except OSError as error:
+                refusal = error
+            else:
+                return
+    raise refusal

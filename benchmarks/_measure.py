@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, cast
 
@@ -53,7 +54,7 @@ def machine(*packages: str) -> dict[str, str | int]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         "date": datetime.now(UTC).date().isoformat(),
@@ -61,12 +62,13 @@ def machine(*packages: str) -> dict[str, str | int]:
 
 
 def interleave(candidates: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call. A round calls every candidate once, and the order turns, so that drift hits all alike."""
-    names = list(candidates)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    """Seconds of each call. A round calls every candidate once, in an order of its own, so that drift and what the one
+    before leaves behind (caches, the allocator's state) hit all alike.
+    """
+    order = Random(0)  # noqa: S311 - no cryptography
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + repeats):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in order.sample(list(candidates), len(candidates)):
             elapsed = _time(candidates[name])
             if turn >= warmup:
                 seconds[name].append(elapsed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from functools import lru_cache
@@ -18,6 +19,7 @@ from convolver.core import codec, dtypes
 from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Tensor
+from convolver.core.parameters import Parameters
 from convolver.core.parse import parse
 from convolver.core.status import from_status
 from convolver.core.tensors import from_bytes, header, to_bytes
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolver.core.choose import Capability
-    from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
     from convolver.v1 import convolution_pb2
 
@@ -144,7 +145,7 @@ def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, paramete
     Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
     """
     values = {"weight": weight, "bias": bias, "input": input}
-    arrays = {name: to_array(value) for name, value in values.items() if value is not None}
+    arrays = {name: to_array(value) for name, value in values.items() if name != "bias" or value is not None}
     headers = {name: header(array, name) for name, array in arrays.items()}
     message = _request_header(headers["input"], headers["weight"], headers.get("bias"), _Written(parameters))
     return Request(join(message, [to_bytes(array) for array in arrays.values()]), input)
@@ -202,7 +203,7 @@ def info_answer(response: bytes) -> Info:
 
 def check_rank(weight: AnyArray, ndim: int, method: str) -> None:
     """Raises InvalidConvolution unless the weight has `ndim` spatial dimensions."""
-    shape = tuple(np.shape(weight))
+    shape = tuple(weight.shape if hasattr(weight, "shape") else to_array(weight).shape)
     if len(shape) != ndim + 2:
         raise InvalidConvolution(
             f"weight {shape} has {len(shape)} dimensions; {method} takes {ndim + 2}", "weight.shape"
@@ -212,24 +213,44 @@ def check_rank(weight: AnyArray, ndim: int, method: str) -> None:
 def error_of(failure: grpc.RpcError, address: str, timeout: float | None) -> ConvolverError:
     """What a failed call means: the server's own error where it sent one, else what happened on the way."""
     call = cast("grpc.Call", failure)
-    status = rpc_status.from_call(call)
-    error = from_status(status) if status else None
+    error = _sent_error(call)
     if error is not None:
         return error
     code, text = call.code(), call.details() or ""
     meaning = _MEANINGS.get(code)
+    if meaning is DeadlineExceeded:
+        return DeadlineExceeded(f"{address}: no answer within {timeout} s ({text})")
     if meaning is not None:
-        return meaning(f"{address}: {text} (timeout {timeout} s)")
+        return meaning(f"{address}: {text}")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return LimitExceeded(f"{address}: {text}", "bytes of one message", setting="--max-message")
     return BackendFailure(f"{address} failed with {code.name}: {text}")
 
 
+def _sent_error(call: grpc.Call) -> ConvolverError | None:
+    """The error that the server sent in the call's details, if it did."""
+    try:
+        status = rpc_status.from_call(call)
+        return from_status(status) if status else None
+    except (DecodeError, ValueError):  # details that contradict the status, or are none: a proxy's, or another server's
+        return None
+
+
 def _convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters
 ) -> convolution_pb2.Convolution:
+    _check_names(parameters)
     Geometry.of(parse(input, weight, bias, parameters))  # the server will do the same, and refuse in the same words
     return codec.convolution_to_proto(input, weight, bias, parameters)
+
+
+def _check_names(parameters: Parameters) -> None:
+    """Raises TypeError, as a call in Python does, for a parameter that there is not."""
+    known = Parameters.__optional_keys__
+    for name in parameters:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise TypeError(f"there is no parameter {name!r}, the nearest is {nearest!r}")
 
 
 def read(kind: type[_Read], data: bytes) -> _Read:

@@ -27,12 +27,11 @@ class Client(Convolutions):
 
     Arrays are NumPy's, torch's, or any that speaks `__array__` or DLPack; a torch tensor as input gives a torch tensor
     back, detached and on the same device. Every method raises convolver.core.errors for what is wrong with a request,
-    and convolver.client.errors for what happened on the way.
+    and convolver.client.errors for what happened on the way; RuntimeError once the client is closed.
 
     Args:
         address: `host:port`, `unix:/path` or `dns:///host:port`. None: CONVOLVER_ADDRESS, and without that a server of
-        this process's own (the
-            real one, in a child process on a private unix socket; needs `convolver[server]`).
+            this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
     """
 
@@ -43,6 +42,7 @@ class Client(Convolutions):
         self._embedded: EmbeddedServer | None = None
         self._channel: grpc.Channel | None = None
         self._process = 0
+        self._closed = False
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -55,17 +55,15 @@ class Client(Convolutions):
     @property
     def address(self) -> str:
         """Where calls go. Starts the embedded server if there is no other."""
-        if self._given is not None:
-            return self._given
-        if self._embedded is None:
-            from convolver.client import _embedded
-
-            self._embedded = _embedded.acquire()
-        return self._embedded.address
+        with self._lock:
+            return self._target()
 
     def close(self) -> None:
-        """Ends the connection, and the embedded server once its last client is closed."""
+        """Ends the connection, and the embedded server once its last client is closed. Calls in flight fail with
+        ServiceUnavailable, later ones with RuntimeError; closing again does nothing.
+        """
         with self._lock:
+            self._closed = True
             if self._channel is not None:
                 self._channel.close()
             self._channel = None
@@ -109,17 +107,31 @@ class Client(Convolutions):
 
     def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
         timeout = parameters.get("timeout", self._timeout)
-        channel = self._connected()
+        channel, address = self._connected()
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{shared.SERVICE}/{method}")
         try:
             return call(request, timeout=timeout)
         except grpc.RpcError as failure:
-            raise shared.error_of(failure, self.address, timeout) from failure
+            raise shared.error_of(failure, address, timeout) from failure
+        except ValueError as failure:  # gRPC's word for a channel that another thread has just closed
+            raise RuntimeError("the client is closed") from failure
 
-    def _connected(self) -> grpc.Channel:
-        """The channel of this process: made when it is first needed, and again after a fork."""
+    def _connected(self) -> tuple[grpc.Channel, str]:
+        """The channel of this process, made when it is first needed and again after a fork, and where it leads."""
         with self._lock:
+            address = self._target()
             if self._channel is None or self._process != os.getpid():
-                self._channel = grpc.insecure_channel(self.address, options=shared.CHANNEL_OPTIONS)
+                self._channel = grpc.insecure_channel(address, options=shared.CHANNEL_OPTIONS)
                 self._process = os.getpid()
-            return self._channel
+            return self._channel, address
+
+    def _target(self) -> str:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._given is not None:
+            return self._given
+        if self._embedded is None:
+            from convolver.client import _embedded
+
+            self._embedded = _embedded.acquire()
+        return self._embedded.address

@@ -21,6 +21,20 @@ STOP_SECONDS = 10.0
 
 _LOCK = threading.Lock()
 
+_NEEDED = ("convolver.server", "grpc_reflection", "prometheus_client", "pydantic_settings")
+
+
+_COMMAND = (
+    sys.executable,
+    "-P",  # a file of the current folder that is called like a module is not that module
+    "-m",
+    "convolver.server",
+    "--http-listen=none",
+    "--log-level=warning",
+    "--drain-delay=0",
+    "--exit-on-eof",
+)
+
 
 class EmbeddedServer:
     """A running child. It ends when its standard input does, and so with this process however that ends."""
@@ -31,36 +45,33 @@ class EmbeddedServer:
         self._clients = 0
         self._owner = os.getpid()
         self._lines: list[str] = []
-        self._listening = threading.Event()
+        self._listening = False
+        self._settled = threading.Event()
         self._child = subprocess.Popen(  # noqa: S603 - our own module in our own interpreter
-            [
-                sys.executable,
-                "-m",
-                "convolver.server",
-                "--listen",
-                self.address,
-                "--http-listen",
-                "none",
-                "--log-level",
-                "warning",
-                "--exit-on-eof",
-            ],
+            [*_COMMAND, "--listen", self.address],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,  # Ctrl-C at the terminal is for this process, which may well go on
         )
-        threading.Thread(target=self._follow, args=(self._child.stderr,), daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, args=(self._child.stderr,), daemon=True)
+        self._follower.start()
+
+    @property
+    def own(self) -> bool:
+        """Whether this process started the child; after a fork its parent did."""
+        return self._owner == os.getpid()
 
     @property
     def alive(self) -> bool:
-        """Whether the child runs, and is this process's own, not that of a parent before a fork."""
-        return self._owner == os.getpid() and self._child.poll() is None
+        """Whether the child is this process's own and runs."""
+        return self.own and self._child.poll() is None
 
     def wait_until_listening(self) -> None:
         """Raises ServiceUnavailable, with what the child said, where it does not come up."""
-        if not self._listening.wait(START_SECONDS) or self._child.poll() is not None:
-            self.stop()
+        self._settled.wait(START_SECONDS)
+        if not self._listening:
             raise ServiceUnavailable(
                 f"the embedded server did not start: {' / '.join(self._lines[-5:]) or 'it said nothing'}"
             )
@@ -73,30 +84,34 @@ class EmbeddedServer:
         """One client less; the last one ends the child."""
         with _LOCK:
             self._clients -= 1
-            if not self._clients and self._owner == os.getpid():
+            if not self._clients and self.own:
                 self.stop()
 
     def stop(self) -> None:
-        """Ends the child and removes its folder."""
+        """Ends the child and removes its folder; a second time does nothing."""
         if self._child.stdin:
             self._child.stdin.close()
+        self._child.terminate()  # processes that were forked from this one may hold the other end of the pipe open
         try:
             self._child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        self._follower.join(STOP_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _follow(self, stderr: IO[str]) -> None:
         """Keeps what the child says before it listens, and passes on what it says afterwards."""
-        for line in stderr:
-            if self._listening.is_set():
-                sys.stderr.write(line)
-            elif " listening on " in line:
-                self._listening.set()
-            else:
-                self._lines.append(line.strip())
-        self._listening.set()
+        with stderr:
+            for line in stderr:
+                if self._listening:
+                    sys.stderr.write(line)
+                elif " listening on " in line:
+                    self._listening = True
+                    self._settled.set()
+                else:
+                    self._lines.append(line.strip())
+        self._settled.set()
 
 
 _SERVERS: list[EmbeddedServer] = []
@@ -108,18 +123,19 @@ def acquire() -> EmbeddedServer:
 
     Raises ServiceUnavailable where it cannot be started.
     """
-    if any(
-        importlib.util.find_spec(name) is None
-        for name in ("convolver.server", "pydantic_settings", "prometheus_client")
-    ):
+    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise ServiceUnavailable(
             "no address (argument or CONVOLVER_ADDRESS), and no server to start: pip install 'convolver[server]'"
         )
     with _LOCK:
         if not _SERVERS or not _SERVERS[0].alive:
-            server = EmbeddedServer()
-            server.wait_until_listening()
-            _SERVERS[:] = [server]
+            _stop()
+            _SERVERS[:] = [EmbeddedServer()]
+            try:
+                _SERVERS[0].wait_until_listening()
+            except BaseException:
+                _SERVERS.pop().stop()
+                raise
         _SERVERS[0].hold()
         return _SERVERS[0]
 
@@ -127,5 +143,5 @@ def acquire() -> EmbeddedServer:
 @atexit.register
 def _stop() -> None:
     for server in _SERVERS:
-        if server.alive:
+        if server.own:
             server.stop()

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from convolver.server.settings import load
+import asyncio
+import logging
+import os
+import sys
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; exit code 0, 1 where it cannot listen or a back end is missing, 2 for wrong
+    """Serve until SIGTERM or SIGINT; exit code 0, 1 where it cannot listen or something is not installed, 2 for wrong
     settings.
     """
-    settings = load()
+    try:
+        from convolver.server.settings import load
 
-    import asyncio  # after the settings, so that --help and a wrong flag are answered at once
-    import logging
-    import sys
+        settings = load()
+        from convolver.server.server import Server  # after the settings, so that --help and a wrong flag are quick
+    except ImportError as error:
+        sys.exit(f"convolver-server: {error}; pip install 'convolver[server]'")
 
-    from convolver.server.server import Server
-
-    async def serve() -> None:
-        await Server(settings).run()
+    async def serve() -> Server:
+        server = Server(settings)
+        await server.run()
+        return server
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(serve())
+        server = asyncio.run(serve())
     except (OSError, ImportError) as error:
         sys.exit(f"convolver-server: {error}")
+    if server.busy:
+        os._exit(0)  # Python would wait for the threads of what outlasted its grace
 
 
 if __name__ == "__main__":

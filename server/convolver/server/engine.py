@@ -41,8 +41,11 @@ class Engine:
     @classmethod
     def of(cls, settings: Settings) -> Engine:
         """The engine of these settings. Raises ImportError where torch is asked for and is not installed."""
-        limits = Limits(settings.max_output_elements, settings.max_request_bytes, settings.max_work)
-        return cls(available(settings.backend, settings.threads), limits)
+        limits = Limits(settings.max_output_elements, int(settings.max_request_bytes), settings.max_work)
+        try:
+            return cls(available(settings.backend, settings.threads), limits)
+        except ImportError as error:
+            raise ImportError(f"back end {settings.backend}: {error}; pip install 'convolver[torch]'") from error
 
     @property
     def capabilities(self) -> list[Capability]:

@@ -37,14 +37,23 @@ class Scheduler:
         except BaseException:
             self._count(-1)
             raise
-        future = self._threads.submit(work)
+        try:
+            future = self._threads.submit(work)
+        except RuntimeError:  # no thread to be had
+            self._release(held_bytes)
+            raise
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release, held_bytes))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Ends the threads when they have finished what they run."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Forgets what waits for a thread, and ends each thread when it has finished what it runs."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether work waits or runs, be it that its caller has left."""
+        return self._in_flight > 0
 
     async def _admitted(self, held_bytes: int) -> None:
         if self._queue or self._held + held_bytes > self._budget:
@@ -53,18 +62,12 @@ class Scheduler:
             try:
                 await turn
             except asyncio.CancelledError:
-                self._withdraw(held_bytes, turn)
+                if not turn.cancelled():  # it was granted in the same moment
+                    self._hold(-held_bytes)
+                self._admit()
                 raise
         else:
             self._hold(held_bytes)
-
-    def _withdraw(self, held_bytes: int, turn: asyncio.Future[None]) -> None:
-        """A cancelled caller leaves the queue, or gives back what it was granted in the same moment."""
-        if turn.done() and not turn.cancelled():
-            self._hold(-held_bytes)
-        else:
-            self._queue.remove((held_bytes, turn))
-        self._admit()
 
     def _release(self, held_bytes: int) -> None:
         self._hold(-held_bytes)
@@ -72,11 +75,15 @@ class Scheduler:
         self._admit()
 
     def _admit(self) -> None:
-        while self._queue and self._held + self._queue[0][0] <= self._budget:
-            held_bytes, turn = self._queue.popleft()
+        """Grants turns from the head of the queue; those whose caller has left are dropped when they come there."""
+        while self._queue:
+            held_bytes, turn = self._queue[0]
             if not turn.cancelled():
+                if self._held + held_bytes > self._budget:
+                    return
                 self._hold(held_bytes)
                 turn.set_result(None)
+            self._queue.popleft()
 
     def _hold(self, held_bytes: int) -> None:
         self._held += held_bytes

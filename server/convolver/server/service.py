@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import platform
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from convolver.core import codec
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, LimitExceeded
 from convolver.core.plan import Plan, Report
 from convolver.core.tensors import to_bytes
 from convolver.core.wire import join, split
@@ -37,6 +37,9 @@ REMEMBERED = 1024
 
 LONGEST_REMEMBERED = 4096
 """Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
+
+LARGEST_HEADER = 2**20
+"""Bytes of a message without its data that are parsed: on the event loop, where health has to be answered too."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Read = TypeVar("_Read", bound=Message)
@@ -95,6 +98,7 @@ class ConvolutionService:
     def _accepted(self, header: bytes) -> tuple[Job, plan_pb2.Plan]:
         """All that a request's header decides, and so what a header that came before has decided already."""
         job = self._engine.accept(read(pb.ConvolveRequest, header).convolution)
+        self._check_answer(job.plan.output_bytes)
         return job, codec.plan_to_proto(job.plan)
 
     def _answer(
@@ -108,18 +112,30 @@ class ConvolutionService:
         report = Report(self._engine.device(job.plan), 1, "disabled", seconds)
         result = plan_pb2.Result(plan=plan, report=codec.report_to_proto(report))
         answer = join(pb.ConvolveResponse(result=result).SerializeToString(), [to_bytes(outcome.output)])
+        self._check_answer(len(answer))
         _count(job.plan, {**seconds, "encode": time.perf_counter() - done})
         return answer
 
+    def _check_answer(self, size: int) -> None:
+        """Raises LimitExceeded for an answer that gRPC would not send, and would blame on nobody."""
+        limit, setting = int(self._settings.max_message), "--max-message"
+        if size > limit:
+            text = f"the answer's message would be {size} bytes, above this server's limit of {limit} ({setting})"
+            raise LimitExceeded(text, "bytes of the answer's message", limit, size, setting)
+
 
 def read(kind: type[_Read], data: bytes) -> _Read:
-    """The message. Raises InvalidConvolution for what is not one."""
+    """The message. Raises InvalidConvolution for what is not one, LimitExceeded for one that would take long."""
+    if len(data) > LARGEST_HEADER:
+        text = f"the request has {len(data)} bytes beside its data, at most {LARGEST_HEADER} are read"
+        raise LimitExceeded(text, "bytes beside the data", LARGEST_HEADER, len(data))
     try:
         return kind.FromString(data)
     except DecodeError as error:
         raise InvalidConvolution(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
+@cache
 def versions() -> dict[str, str]:
     """What is installed of what matters."""
     names = ("convolver", "numpy", "torch", "grpcio", "protobuf")

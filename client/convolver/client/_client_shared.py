@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from functools import lru_cache
@@ -19,7 +18,6 @@ from convolver.core import codec, dtypes
 from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Tensor
-from convolver.core.parameters import Parameters
 from convolver.core.parse import parse
 from convolver.core.status import from_status
 from convolver.core.tensors import from_bytes, header, to_bytes
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolver.core.choose import Capability
+    from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
     from convolver.v1 import convolution_pb2
 
@@ -239,18 +238,8 @@ def _sent_error(call: grpc.Call) -> ConvolverError | None:
 def _convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters
 ) -> convolution_pb2.Convolution:
-    _check_names(parameters)
     Geometry.of(parse(input, weight, bias, parameters))  # the server will do the same, and refuse in the same words
     return codec.convolution_to_proto(input, weight, bias, parameters)
-
-
-def _check_names(parameters: Parameters) -> None:
-    """Raises TypeError, as a call in Python does, for a parameter that there is not."""
-    known = Parameters.__optional_keys__
-    for name in parameters:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise TypeError(f"there is no parameter {name!r}, the nearest is {nearest!r}")
 
 
 def read(kind: type[_Read], data: bytes) -> _Read:

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from convolver.core import dtypes
 from convolver.core.choose import Capability
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Execution, Operation, Tensor
 from convolver.core.parameters import Parameters
 from convolver.core.parse import parse, parse_execution
 from convolver.core.plan import ChosenAlgorithm, Plan, Report
-from convolver.core.values import explicit_padding, per_dimension
+from convolver.core.values import explicit_padding, flag, number, per_dimension, real
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import convolution_service_pb2 as service_pb2
 from convolver.v1 import plan_pb2, tensor_pb2
@@ -26,6 +26,8 @@ _TO_DTYPE: dict[int, str] = {
     if value != tensor_pb2.DATA_TYPE_UNSPECIFIED
 }
 _FROM_DTYPE = {name: tensor_pb2.DataType.ValueType(value) for value, name in _TO_DTYPE.items()}
+
+_NO_DTYPE = tensor_pb2.DATA_TYPE_UNSPECIFIED
 
 _LISTS = ("stride", "dilation", "input_dilation", "output_padding", "output_size")
 
@@ -44,6 +46,14 @@ class _Words:
         if value and value not in self.to_word:
             raise InvalidConvolution(f"{field} is {value}, which this version of the contract does not know", field)
         return self.to_word.get(value)
+
+    def write(self, word: str | None, field: str) -> Any:  # noqa: ANN401 - a value of that enum
+        """The value, zero for None. Raises InvalidConvolution for what is no word."""
+        if word is None:
+            return 0
+        if word not in self.to_value:
+            raise InvalidConvolution(f"{field} is {shown(word)}, which is none of {', '.join(self.to_value)}", field)
+        return self.to_value[word]
 
 
 _PADDING_WORD = _Words(pb.PaddingWord, "PADDING_WORD_")
@@ -77,28 +87,28 @@ def tensor_from_proto(message: tensor_pb2.Tensor, field: str) -> Tensor:
 
 
 def parameters_to_proto(parameters: Parameters, ndim: int) -> pb.Parameters:
-    """The parameters as a message, words kept as words. Raises InvalidConvolution where they cannot be spread over
-    `ndim` dimensions.
+    """The parameters as a message, words kept as words. Raises InvalidConvolution for what is no word or number, and
+    where they cannot be spread over `ndim` dimensions.
     """
     given: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
     lists: dict[str, Any] = {name: per_dimension(given[name], ndim, name) for name in _LISTS if name in given}
+    value = real(given.get("padding_value", 0.0), "padding_value")
     message = pb.Parameters(
-        **lists, transposed=bool(given.get("transposed", False)), flip=bool(given.get("flip", False))
+        **lists, transposed=flag(given, "transposed"), flip=flag(given, "flip"), padding_value=value
     )
     for name in ("groups", "batch_groups"):
         if name in given:
-            setattr(message, name, int(given[name]))
+            setattr(message, name, number(given[name], name))
     for name, words in _OPERATION_WORDS.items():
         if name in given:
-            setattr(message, name, words.to_value[given[name]])
-    message.padding_value = float(given.get("padding_value", 0.0))
+            setattr(message, name, words.write(given[name], name))
     _set_padding(message, given.get("padding", 0), ndim)
     return message
 
 
 def _set_padding(message: pb.Parameters, padding: Any, ndim: int) -> None:  # noqa: ANN401 - Padding, as the caller wrote it
     if isinstance(padding, str):
-        message.padding_word = cast("pb.PaddingWord.ValueType", _PADDING_WORD.to_value[padding])
+        message.padding_word = _PADDING_WORD.write(padding, "padding")
         return
     begin, end = explicit_padding(padding, ndim)
     message.explicit_padding.begin.extend(begin)
@@ -153,21 +163,16 @@ def convolution_to_proto(input: Tensor, weight: Tensor, bias: Tensor | None, par
         parameters=parameters_to_proto(parameters, len(weight.shape) - 2),
         weight=tensor_to_proto(weight),
         bias=None if bias is None else tensor_to_proto(bias),
-        activation=_value(_ACTIVATION, given.get("activation")),
+        activation=_ACTIVATION.write(given.get("activation"), "activation"),
     )
+    wanted = given.get("output_dtype")
     return pb.Convolution(
         layers=[pb.Layer(definition=definition)],
         input=tensor_to_proto(input),
-        output_dtype=_FROM_DTYPE[given["output_dtype"]]
-        if given.get("output_dtype")
-        else tensor_pb2.DATA_TYPE_UNSPECIFIED,
-        overflow=_value(_OVERFLOW, given.get("overflow")),
+        output_dtype=_FROM_DTYPE[dtypes.named(wanted, "output_dtype").name] if wanted is not None else _NO_DTYPE,
+        overflow=_OVERFLOW.write(given.get("overflow"), "overflow"),
         execution=execution_to_proto(parse_execution(parameters)),
     )
-
-
-def _value(words: _Words, word: str | None) -> Any:  # noqa: ANN401 - a value of that enum
-    return words.to_value[word] if word else 0
 
 
 def operation_from_proto(message: pb.Convolution) -> Operation:
@@ -194,12 +199,12 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
             parameters=parameters_to_proto(resolved, op.ndim),
             weight=tensor_to_proto(Tensor(op.dtype, op.weight_shape)),
             bias=tensor_to_proto(Tensor(op.dtype, (op.out_channels,))) if op.has_bias else None,
-            activation=_value(_ACTIVATION, op.activation),
+            activation=_ACTIVATION.write(op.activation, "activation"),
         ),
         input=tensor_to_proto(Tensor(op.dtype, op.input_shape)),
         output=tensor_to_proto(geometry.output),
         backend=plan.backend,
-        algorithm=_value(_EXECUTION_WORDS["algorithm"], plan.algorithm),
+        algorithm=_EXECUTION_WORDS["algorithm"].write(plan.algorithm, "algorithm"),
         threads=plan.threads,
         macs=plan.macs,
         work=plan.work,
@@ -215,7 +220,7 @@ def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
         output_bytes=plan.output_bytes,
         workspace_bytes=plan.workspace_bytes,
         execution=execution_to_proto(plan.execution),
-        overflow=_value(_OVERFLOW, op.overflow),
+        overflow=_OVERFLOW.write(op.overflow, "overflow"),
     )
 
 
@@ -245,7 +250,7 @@ def report_to_proto(report: Report) -> plan_pb2.Report:
     return plan_pb2.Report(
         device=report.device,
         batch_size=report.batch_size,
-        unbatched_reason=_value(_UNBATCHED, report.unbatched),
+        unbatched_reason=_UNBATCHED.write(report.unbatched or None, "unbatched"),
         seconds=plan_pb2.Phases(**report.seconds),
     )
 

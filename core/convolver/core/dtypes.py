@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike
 
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, shown
 
 Kind = Literal["bool", "int", "uint", "float", "complex"]
 
@@ -72,14 +72,14 @@ TABLE: dict[str, DType] = {
 _BY_NUMPY = {row.numpy: row for row in TABLE.values()}
 
 
-def named(name: str, field: str = "dtype") -> DType:
+def named(name: object, field: str = "dtype") -> DType:
     """The type of that name.
 
     Raises InvalidConvolution for any other name.
     """
-    row = TABLE.get(name)
+    row = TABLE.get(name) if isinstance(name, str) else None
     if row is None:
-        raise InvalidConvolution(f"{field} is {name[:40]!r}, which is none of {', '.join(TABLE)}", field)
+        raise InvalidConvolution(f"{field} is {shown(name)}, which is none of {', '.join(TABLE)}", field)
     return row
 
 

@@ -15,6 +15,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def shown(value: object) -> str:
+    """A caller's value as messages show it: cut at 80 characters, and not refused as Python refuses to write a number
+    of thousands of digits.
+    """
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return f"a {type(value).__name__} of numbers with thousands of digits"
+
+
 class ConvolverError(Exception):
     """Base of all. `reason` names the class on the wire (google.rpc.ErrorInfo.reason)."""
 

@@ -55,14 +55,16 @@ class Geometry:
     def of(cls, operation: Operation) -> Geometry:
         """The geometry of an operation.
 
-        Raises InvalidConvolution where the kernel is larger than the padded input or a dimension of the output is above
-        2^31-1.
+        Raises InvalidConvolution where the kernel is larger than the padded input, a dimension of the output is above
+        2^31-1 or a tensor above 2^63-1 bytes.
         """
         batch, channels, *size = operation.canonical_input
         kernel = operation.canonical_weight[2:]
         extents = tuple(map(extent, kernel, operation.dilation))
         output = _output_size(operation, tuple(size), kernel, extents)
-        return cls(operation, batch, channels, operation.out_channels, tuple(size), kernel, extents, output)
+        made = cls(operation, batch, channels, operation.out_channels, tuple(size), kernel, extents, output)
+        _refuse_overflow(made)
+        return made
 
     @property
     def ndim(self) -> int:
@@ -132,6 +134,19 @@ class Geometry:
     def parameter_count(self) -> int:
         """Elements of weight and bias."""
         return prod(self.operation.weight_shape) + (self.out_channels if self.operation.has_bias else 0)
+
+
+def _refuse_overflow(made: Geometry) -> None:
+    """An empty dimension counts as 1: NumPy too refuses an empty array of huge other dimensions."""
+    op = made.operation
+    tensors = (("input", op.dtype, op.input_shape), ("weight", op.dtype, op.weight_shape), ("output", *made.output))
+    for name, dtype, shape in tensors:
+        size = prod(max(1, length) for length in shape) * dtypes.TABLE[dtype].itemsize
+        if size >= 2**63:
+            raise InvalidConvolution(
+                f"{name} {shape} of {dtype} takes {size} bytes, above 2^63-1",
+                f"{'input' if name == 'output' else name}.shape",
+            )
 
 
 def _output_size(

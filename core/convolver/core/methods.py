@@ -56,35 +56,62 @@ def needs_padded_copy(geometry: Geometry) -> bool:
 
 
 def workspace_bytes(geometry: Geometry) -> int:
-    """Bytes that the reference allocates beside input, weight and output."""
+    """Bytes that the reference allocates beside input, weight and output, at most."""
     op = geometry.operation
     narrow, wide = dtypes.TABLE[op.dtype], dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-    size = wide.itemsize
-    total = 0
+    if narrow.exact:
+        return _integer_bytes(geometry)
+    size, outputs = wide.itemsize, prod(geometry.canonical_output)
+    total = (prod(op.weight_shape) + _sums_elements(geometry, size)) * size + SHIFT_BYTES
     if narrow is not wide or needs_padded_copy(geometry):
-        padded = (
-            prod(op.canonical_input)
-            if op.transposed
-            else geometry.batch * geometry.in_channels * prod(geometry.padded_size)
-        )
-        total += padded * size
+        total += _padded_elements(geometry) * size
     if wide.name != op.output_dtype:
-        total += prod(geometry.canonical_output) * size
-    total += prod(op.weight_shape) * size + _sums_bytes(geometry, size)
-    return total * (3 if narrow.exact else 1)
+        total += outputs * size
+    if _needs_output_copy(geometry):
+        total += outputs * dtypes.TABLE[op.output_dtype].itemsize
+    return total
 
 
-def _sums_bytes(geometry: Geometry, size: int) -> int:
-    kind = method(geometry)
+def _integer_bytes(geometry: Geometry) -> int:
+    """Everything is held in 8 bytes: operands, sums and what overflow makes of them; the float64 shadow comes to that
+    where the type's largest values would need it.
+    """
+    op = geometry.operation
+    row, outputs = dtypes.TABLE[op.dtype], prod(geometry.canonical_output)
+    operands = _padded_elements(geometry) + prod(op.weight_shape)
+    total = 8 * (operands + _sums_elements(geometry, 8) + (3 if _needs_output_copy(geometry) else 2) * outputs)
+    total += row.itemsize * operands + SHIFT_BYTES
+    largest = 1 if row.kind == "bool" else 2**row.bits
+    if geometry.sum_length * largest**2 + largest >= 2**53 and op.overflow != "wrap":
+        total += 8 * (2 * operands + 3 * outputs)
+    return total
+
+
+def _padded_elements(geometry: Geometry) -> int:
+    op = geometry.operation
+    return (
+        prod(op.canonical_input)
+        if op.transposed
+        else geometry.batch * geometry.in_channels * prod(geometry.padded_size)
+    )
+
+
+def _needs_output_copy(geometry: Geometry) -> bool:
+    """Whether the sums, channels first, have to be turned round."""
+    return geometry.operation.layout == "channels_last" and geometry.out_channels > 1
+
+
+def _sums_elements(geometry: Geometry, itemsize: int) -> int:
+    """What the sums hold beside operands and result; reading channels first copies what is channels last."""
+    op, kind = geometry.operation, method(geometry)
+    turned = prod(op.input_shape) if op.layout == "channels_last" and kind in ("pointwise", "scatter") else 0
     if kind == "gemm":
-        block = gemm_block(geometry, size)
-        columns = (
-            block.items * block.rows * prod(geometry.output_size[1:]) * geometry.in_channels * prod(geometry.kernel)
-        )
-        return (columns // geometry.operation.batch_groups + prod(geometry.canonical_output)) * size
+        block = gemm_block(geometry, itemsize)
+        places = block.items * block.rows * prod(geometry.output_size[1:])
+        return places * (geometry.in_channels * prod(geometry.kernel) + geometry.out_channels // op.batch_groups)
     if kind == "scatter":
-        return (scatter_elements(geometry) + geometry.out_channels * prod(geometry.input_size)) * size
-    return SHIFT_BYTES if kind == "shift" else 0
+        return turned + scatter_elements(geometry) + geometry.batch * geometry.out_channels * prod(geometry.input_size)
+    return turned
 
 
 def scatter_size(geometry: Geometry) -> tuple[int, ...]:

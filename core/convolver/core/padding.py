@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.geometry import dilated, extent, transposed_size
 from convolver.core.operation import Operation
 from convolver.core.parameters import PaddingWord
@@ -25,7 +25,7 @@ def padded(op: Operation, given: Mapping[str, Any]) -> Operation:
     wanted = given.get("padding", 0)
     if isinstance(wanted, str) and wanted not in PADDING_WORDS:
         raise InvalidConvolution(
-            f"padding is {wanted!r:.80}, which is neither numbers nor one of {', '.join(PADDING_WORDS)}", "padding"
+            f"padding is {shown(wanted)}, which is neither numbers nor one of {', '.join(PADDING_WORDS)}", "padding"
         )
     if op.transposed:
         return _padded_transposed(op, wanted, given)
@@ -112,9 +112,9 @@ def _padded_transposed(op: Operation, wanted: Any, given: Mapping[str, Any]) -> 
         raise InvalidConvolution(
             f"output_padding {extra} and output_size {sizes} are both given; one is enough", "output_padding"
         )
-    if wanted in ("same", "same_lower", "causal", "full"):
+    if isinstance(wanted, str) and wanted != "valid":
         return _by_word(op, wanted, extra, sizes)
-    begin, end = ((0,) * op.ndim,) * 2 if wanted == "valid" else explicit_padding(wanted, op.ndim)
+    begin, end = ((0,) * op.ndim,) * 2 if isinstance(wanted, str) else explicit_padding(wanted, op.ndim)
     numbers = replace(op, pad_begin=begin, pad_end=end)
     extra = extra if sizes is None else _output_padding_for(numbers, sizes)
     for d, (value, stride, dilation) in enumerate(zip(extra, op.stride, op.dilation, strict=True)):
@@ -127,11 +127,12 @@ def _padded_transposed(op: Operation, wanted: Any, given: Mapping[str, Any]) -> 
 
 
 def _by_word(op: Operation, word: str, extra: tuple[int, ...], sizes: tuple[int, ...] | None) -> Operation:
+    pairs = [transposed_word(word, *pair) for pair in zip(op.stride, _extents(op), strict=True)]
     if any(extra) or (sizes is not None and word == "causal"):
         field, value = ("output_padding", extra) if any(extra) else ("output_size", sizes)
         raise InvalidConvolution(f"{field} is {value}, which does not go with padding {word!r}", field)
     if sizes is None:
-        return _with_pairs(op, (transposed_word(word, *pair) for pair in zip(op.stride, _extents(op), strict=True)))
+        return _with_pairs(op, pairs)
     totals = map(requested_size, sizes, op.canonical_input[2:], op.stride, _extents(op))
     pairs = [split_evenly(total) for total in totals]
     return _with_pairs(op, pairs if word == "same" else [(large, small) for small, large in pairs])

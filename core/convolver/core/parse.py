@@ -4,12 +4,12 @@ decide is checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
 from convolver.core import dtypes, padding
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.operation import Execution, Operation, Tensor
 from convolver.core.parameters import (
     Activation,
@@ -22,7 +22,7 @@ from convolver.core.parameters import (
     Precision,
     Priority,
 )
-from convolver.core.values import number, per_dimension, word
+from convolver.core.values import flag, number, per_dimension, real, word
 
 
 def parse(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters) -> Operation:
@@ -32,11 +32,12 @@ def parse(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parame
     `layout` for the other order. Raises InvalidConvolution naming the field, the rule and the numbers.
     """
     given = _without_none(parameters)
+    _check_names(given)
+    input, weight = _whole(input, "input"), _whole(weight, "weight")
+    bias = None if bias is None else _whole(bias, "bias")
     _check_tensors(input, weight, bias)
     ndim = len(weight.shape) - 2
     spread = partial(per_dimension, ndim=ndim)
-    transposed = bool(given.get("transposed", False))
-    _check_transposed_alone(given, transposed)
     bare = Operation(
         dtype=input.dtype,
         output_dtype=_output_dtype(given, input.dtype),
@@ -52,13 +53,14 @@ def parse(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parame
         padding_value=_padding_value(given, input.dtype),
         groups=number(given.get("groups", 1), "groups", low=1),
         batch_groups=number(given.get("batch_groups", 1), "batch_groups", low=1),
-        transposed=transposed,
+        transposed=flag(given, "transposed"),
         output_padding=(0,) * ndim,
-        flip=bool(given.get("flip", False)),
+        flip=flag(given, "flip"),
         layout=word(given, "layout", Layout, "channels_first"),
         activation=_activation(given, input.dtype),
         overflow=word(given, "overflow", Overflow, "error"),
     )
+    _check_direction(bare, given)
     _check_channels(bare, bias)
     _check_batch_groups(bare)
     return padding.padded(bare, given)
@@ -70,13 +72,13 @@ def parse_execution(parameters: ExecutionParameters) -> Execution:
     backend = given.get("backend") or "auto"
     if not isinstance(backend, str):
         raise InvalidConvolution(
-            f"backend is {backend!r}; it must be a name such as 'auto', 'reference' or 'torch'", "backend"
+            f"backend is {shown(backend)}; it must be a name such as 'auto', 'reference' or 'torch'", "backend"
         )
     return Execution(
         precision=word(given, "precision", Precision, "highest"),
         algorithm=word(given, "algorithm", Algorithm, "auto"),
         backend=backend[:200],
-        deterministic=bool(given.get("deterministic", False)),
+        deterministic=flag(given, "deterministic"),
         priority=word(given, "priority", Priority, "interactive"),
     )
 
@@ -85,12 +87,21 @@ def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+def _check_names(given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in Parameters.__annotations__:
+            raise InvalidConvolution(
+                f"{shown(name)} is no parameter; there are {', '.join(Parameters.__annotations__)}", str(name)[:80]
+            )
+
+
+def _whole(tensor: Tensor, name: str) -> Tensor:
+    """The header with Python's integers, which do not overflow as NumPy's do."""
+    dtype = dtypes.named(tensor.dtype, f"{name}.dtype").name
+    return Tensor(dtype, tuple(number(size, f"{name}.shape[{i}]", low=0) for i, size in enumerate(tensor.shape)))
+
+
 def _check_tensors(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            dtypes.named(tensor.dtype, f"{name}.dtype")
-            for i, size in enumerate(tensor.shape):
-                number(size, f"{name}.shape[{i}]", low=0)
     if not 3 <= len(weight.shape) <= 5:
         raise InvalidConvolution(
             f"weight {weight.shape} has {max(len(weight.shape) - 2, 0)} spatial dimensions; 1, 2 or 3 are supported",
@@ -118,17 +129,21 @@ def _check_dtypes(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             )
 
 
-def _check_transposed_alone(given: Mapping[str, Any], transposed: bool) -> None:  # noqa: FBT001 - the field's word
-    forward_only = {"input_dilation": 1, "batch_groups": 1, "padding_mode": "zeros"}
-    for field, default in forward_only.items():
-        value = given.get(field, default)
-        plain = value == default or (isinstance(value, Sequence) and all(v == default for v in value))
-        if transposed and not plain:
-            raise InvalidConvolution(f"{field} is {value!r:.80}; with transposed=True it must be {default!r}", field)
-    for field in ("output_padding", "output_size"):
-        value = given.get(field, 0)
-        if not transposed and value != 0 and not (isinstance(value, Sequence) and all(v == 0 for v in value)):
-            raise InvalidConvolution(f"{field} is {value!r:.80}; it goes with transposed=True alone", field)
+def _check_direction(op: Operation, given: Mapping[str, Any]) -> None:
+    """What goes with one direction alone."""
+    if op.transposed:
+        forward_only: dict[str, tuple[object, object]] = {
+            "input_dilation": (op.input_dilation, 1),
+            "batch_groups": (op.batch_groups, 1),
+            "padding_mode": (op.padding_mode, "zeros"),
+        }
+        for field, (value, default) in forward_only.items():
+            if value not in (default, (default,) * op.ndim):
+                raise InvalidConvolution(f"{field} is {value!r}; with transposed=True it must be {default!r}", field)
+        return
+    extra = any(per_dimension(given.get("output_padding", 0), op.ndim, "output_padding"))
+    for field in ("output_padding",) * extra + ("output_size",) * ("output_size" in given):
+        raise InvalidConvolution(f"{field} is {shown(given[field])}; it goes with transposed=True alone", field)
 
 
 def _check_channels(op: Operation, bias: Tensor | None) -> None:
@@ -175,7 +190,7 @@ def _output_dtype(given: Mapping[str, Any], dtype: str) -> dtypes.DTypeName:
 
 
 def _padding_value(given: Mapping[str, Any], dtype: str) -> float:
-    value = float(given.get("padding_value", 0.0))
+    value = real(given.get("padding_value", 0.0), "padding_value")
     if value and given.get("padding_mode") != "constant":
         raise InvalidConvolution(
             f"padding_value is {value}; it goes with padding_mode='constant' alone", "padding_value"

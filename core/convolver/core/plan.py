@@ -99,9 +99,13 @@ class Report:
     seconds: dict[str, float]
 
 
+LARGEST_COUNT = 2**64 - 1
+"""What the contract's counts can say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server takes of one request; 0 is no limit."""
+    """What a server takes of one request; 0 is no limit but LARGEST_COUNT."""
 
     max_output_elements: int = 0
     max_request_bytes: int = 0
@@ -116,7 +120,8 @@ class Limits:
 
 
 def _within(subject: str, value: int, limit: int, setting: str) -> None:
-    if limit and value > limit:
+    limit = limit or LARGEST_COUNT
+    if value > limit:
         raise LimitExceeded(
             f"{subject} would be {value}, above this server's limit of {limit} ({setting})",
             subject,

@@ -16,6 +16,7 @@ from convolver.core.errors import ConvolverError
 DOMAIN = "convolver"
 LONGEST_TEXT = 600
 LONGEST_FIELD = 200
+"""In bytes of UTF-8."""
 
 _CODES: dict[type[ConvolverError], int] = {
     errors.InvalidConvolution: code_pb2.INVALID_ARGUMENT,
@@ -74,7 +75,8 @@ def _details(error: ConvolverError) -> Iterable[message.Message]:
         yield error_details_pb2.BadRequest(field_violations=[violation])
     if isinstance(error, errors.LimitExceeded):
         quota = error_details_pb2.QuotaFailure.Violation(
-            subject=error.subject, description=f"limit {error.limit}, set by {error.setting}"
+            subject=_cut(error.subject, LONGEST_FIELD),
+            description=_cut(f"limit {error.limit}, set by {error.setting}", LONGEST_FIELD),
         )
         yield error_details_pb2.QuotaFailure(violations=[quota])
     if isinstance(error, errors.Overloaded):
@@ -85,4 +87,5 @@ def _details(error: ConvolverError) -> Iterable[message.Message]:
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    data = text.encode("utf-8", "replace")  # a lone surrogate cannot travel
+    return data.decode() if len(data) <= longest else f"{data[: longest - 3].decode('utf-8', 'ignore')}..."

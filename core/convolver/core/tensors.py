@@ -49,7 +49,7 @@ def from_bytes(view: memoryview, tensor: Tensor, field: str) -> Array:
         raise InvalidConvolution(
             f"{field} {tensor.shape} of {tensor.dtype} takes {expected} bytes, but its data has {view.nbytes}", field
         )
-    array: Array = np.frombuffer(view, np.uint8 if row.kind == "bool" else row.numpy)
+    array: Array = np.frombuffer(view.toreadonly(), np.uint8 if row.kind == "bool" else row.numpy)
     if row.kind == "bool":
         array = _checked_bool(array, field)
     return array.reshape(tensor.shape)

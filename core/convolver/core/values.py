@@ -1,14 +1,19 @@
-"""Single values as callers write them: integers in their bounds, one per dimension, words. Each refusal names field,
-rule and value.
+"""Single values as callers write them: integers in their bounds, one per dimension, words, flags. Each refusal names
+field, rule and value.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from numbers import Real
 from typing import Any, get_args
 
-from convolver.core.errors import InvalidConvolution
+import numpy as np
+
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.operation import LARGEST
 
 
@@ -17,10 +22,12 @@ def number(value: object, field: str, low: int = -LARGEST, high: int = LARGEST) 
 
     Raises InvalidConvolution naming the field, the value and the bound.
     """
-    try:
-        whole = operator.index(value)  # type: ignore[arg-type]  # that it may be no integer is what is asked here
-    except TypeError:
-        raise InvalidConvolution(f"{field} is {value!r:.80}; it must be an integer", field) from None
+    whole = None
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            whole = operator.index(value)  # type: ignore[arg-type]  # that it may be no integer is what is asked here
+    if whole is None:
+        raise InvalidConvolution(f"{field} is {shown(value)}; it must be an integer", field)
     if whole < low:
         raise InvalidConvolution(f"{field} is {shown(whole)}; it must be at least {low}", field)
     if whole > high:
@@ -30,9 +37,25 @@ def number(value: object, field: str, low: int = -LARGEST, high: int = LARGEST) 
     return whole
 
 
-def shown(value: int) -> str:
-    """A number for a message; thousands of digits are cut (and str() refuses them)."""
-    return str(value) if abs(value) < 10**40 else f"a number of {value.bit_length()} bits"
+def real(value: object, field: str) -> float:
+    """A number as a double. Raises InvalidConvolution for what is no number, and for one that no double is."""
+    try:
+        double = float(value) if isinstance(value, Real) else None
+    except OverflowError:
+        double = math.inf
+    if double is None:
+        raise InvalidConvolution(f"{field} is {shown(value)}; it must be a number", field)
+    if double != value and not math.isnan(double):
+        raise InvalidConvolution(f"{field} is {shown(value)}, which no double is", field)
+    return double
+
+
+def flag(given: Mapping[str, Any], field: str) -> bool:
+    """True or False, by default False. Raises InvalidConvolution for anything else: bool("no") would be True."""
+    value = given.get(field, False)
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidConvolution(f"{field} is {shown(value)}; it must be True or False", field)
+    return bool(value)
 
 
 def per_dimension(value: object, ndim: int, field: str, low: int = -LARGEST) -> tuple[int, ...]:
@@ -51,14 +74,18 @@ def word(given: Mapping[str, Any], field: str, words: object, default: Any) -> A
     """One of a Literal's words. Raises InvalidConvolution listing them."""
     value = given.get(field, default)
     allowed = get_args(words)
-    if value not in allowed:
-        raise InvalidConvolution(f"{field} is {value!r:.80}, which is none of {', '.join(allowed)}", field)
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidConvolution(f"{field} is {shown(value)}, which is none of {', '.join(allowed)}", field)
     return value
 
 
 def explicit_padding(value: object, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(begins, ends) from an int, one int per dimension, or one (begin, end) pair per dimension."""
-    if isinstance(value, Sequence) and value and all(isinstance(v, Sequence) and not isinstance(v, str) for v in value):
+    if (
+        isinstance(value, Sequence)
+        and value
+        and all(isinstance(v, Sequence) and not isinstance(v, str | bytes) for v in value)
+    ):
         if len(value) != ndim:
             raise InvalidConvolution(
                 f"padding has {len(value)} pairs; the weight has {ndim} spatial dimensions", "padding"

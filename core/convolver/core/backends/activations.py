@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from convolver.core.backends import Array
 from convolver.core.parameters import Activation
 
+BLOCK = 1 << 12
+"""Elements that are activated at one time: the functions below make several copies of them."""
 
-def activate(name: Activation, x: Array) -> Array:
-    """The activation of each element, of x's dtype."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _FUNCTIONS[name](x).astype(x.dtype, copy=False)
+
+def activate(name: Activation, x: Array) -> None:
+    """Each element of x becomes its activation."""
+    flags: Any = ["external_loop", "buffered", "zerosize_ok"]
+    blocks: Any = np.nditer(x, flags, ["readwrite"], buffersize=BLOCK)
+    with np.errstate(over="ignore", invalid="ignore"), blocks:
+        for block in blocks:
+            block[...] = _FUNCTIONS[name](block)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -27,16 +34,16 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    y: Array = x * 0.5 * (1 + _erf(x * math.sqrt(0.5)))
+    y: Array = x * 0.5 * _erfc(x * -math.sqrt(0.5))
     return y
 
 
 def _gelu_tanh(x: Array) -> Array:
-    y: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    y: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return y
 
 
-_erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
+_erfc: Callable[[Array], Array] = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none
 
 _FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     "none": lambda x: x,

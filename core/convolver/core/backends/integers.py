@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from convolver.core.backends import Array
+from convolver.core.backends.arrays import in_layout
 from convolver.core.dtypes import TABLE, DType
 from convolver.core.errors import IntegerOverflow
 from convolver.core.geometry import Geometry
@@ -48,8 +49,11 @@ def _refuse_wrapped(geometry: Geometry, x: Array, w: Array, bias: Array | None, 
     floats = [a.astype(np.float64) for a in (x, w)]
     shadow = _with_bias(sums(geometry, *floats), bias)
     scale = _with_bias(sums(geometry, *map(np.abs, floats)), None if bias is None else np.abs(bias.astype(np.float64)))
-    unsure = np.abs(shadow) + (geometry.sum_length + 4) * 2.0**-53 * scale >= 2.0**wide.bits
+    scale *= (geometry.sum_length + 4) * 2.0**-53
+    scale += np.abs(shadow)
+    unsure = scale >= 2.0**wide.bits
     if unsure.any():
+        shadow, unsure = (in_layout(geometry.operation, each) for each in (shadow, unsure))
         index = tuple(int(i) for i in np.argwhere(unsure)[0])
         raise IntegerOverflow(
             f"output{list(index)} is about {shadow[index]:.6g}, beyond what {wide.name} sums can hold"
@@ -71,17 +75,38 @@ def fitted(values: Array, dtype: DType, overflow: Overflow) -> Array:
     if dtype.kind == "bool":
         return np.not_equal(values, 0)
     if not dtype.exact:
-        return values.astype(dtype.numpy)
+        return _rounded(values, dtype)
     least, most = (-(2**dtype.bits) if dtype.kind == "int" else 0), 2**dtype.bits - 1
     if overflow == "wrap":
         whole = values.astype(np.int64) if values.dtype.kind == "f" else values
         return whole.astype(dtype.numpy)
     if not values.size or (int(values.min()) >= least and int(values.max()) <= most):
         return values.astype(dtype.numpy)
+    low, high = _within_reach(values, least, most)
     if overflow == "saturate":
-        return np.clip(values, least, most).astype(dtype.numpy)
-    wrong = np.argwhere((values < least) | (values > most))[0]
+        return np.clip(values, low, high).astype(dtype.numpy)
+    wrong = np.argwhere((values < low) | (values > high))[0]
     index = tuple(int(i) for i in wrong)
     raise IntegerOverflow(
         f"output{list(index)} is {int(values[index])}, which {dtype.name} ({least} to {most}) does not hold"
     )
+
+
+def _within_reach(values: Array, least: int, most: int) -> tuple[int, int]:
+    """The bounds as far as the values' own type has them; NumPy refuses to compare with others."""
+    if values.dtype.kind == "f":
+        return least, most
+    own = np.iinfo(values.dtype)
+    return max(least, int(own.min)), min(most, int(own.max))
+
+
+def _rounded(values: Array, dtype: DType) -> Array:
+    """The values rounded once. ml_dtypes goes by way of float32, which is therefore rounded to odd (Boldo and
+    Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+    """
+    if dtype.numpy.isbuiltin == 1:
+        return values.astype(dtype.numpy)
+    near = values.astype(np.float32)
+    towards = np.nextafter(near, np.where(values > near, np.float32(np.inf), np.float32(-np.inf)))
+    even = near.view(np.uint32) % 2 == 0
+    return np.where((near != values) & even, towards, near).astype(dtype.numpy)

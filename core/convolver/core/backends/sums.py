@@ -30,11 +30,7 @@ def pointwise(geometry: Geometry, x: Array, w: Array) -> Array:
     columns = x.reshape(parts, batch, groups, geometry.channels_per_group, places)
     out = np.empty((batch, geometry.out_channels, *geometry.output_size), x.dtype)
     rows = w.reshape(parts, 1, groups, geometry.out_channels // (groups * parts), geometry.channels_per_group)
-    target = (
-        out.reshape(batch, parts, groups, -1, places)
-        if out.size
-        else out.reshape(batch, parts, groups, rows.shape[3], places)
-    )
+    target = out.reshape(batch, parts, groups, rows.shape[3], places)
     np.matmul(rows, columns, out=target.swapaxes(0, 1))
     return out
 

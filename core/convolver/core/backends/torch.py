@@ -19,7 +19,7 @@ from convolver.core import dtypes
 from convolver.core.backends import Array, Outcome, Prepared, last, memory
 from convolver.core.backends.arrays import canonical_input, canonical_weight, source_positions
 from convolver.core.choose import Capability
-from convolver.core.geometry import Geometry
+from convolver.core.geometry import Geometry, dilated
 from convolver.core.operation import Execution, Operation
 from convolver.core.parameters import Activation
 from convolver.core.plan import Plan
@@ -106,8 +106,14 @@ class TorchBackend:
 
 
 def _tensor(array: Array, dtype: str) -> torch.Tensor:
-    """The array's memory as a tensor."""
-    native = array if dtype not in _BITS else array.view(_BITS[dtype])
+    """The array's memory as a tensor; copied where torch cannot have it: in the other byte order, read backwards, or
+    complex and not aligned to its size (torch 2.13 ends the process with a general protection fault).
+    """
+    native = array.astype(dtypes.TABLE[dtype].numpy, copy=False)
+    astray = native.dtype.kind == "c" and native.__array_interface__["data"][0] % native.itemsize
+    if astray or any(stride < 0 for stride in native.strides):
+        native = native.copy()
+    native = native if dtype not in _BITS else native.view(_BITS[dtype])
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "The given NumPy array is not writable"
@@ -147,6 +153,8 @@ def _switches(execution: Execution, device: torch.device) -> AbstractContextMana
 
 def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
     op = geometry.operation
+    if not geometry.output_batch:  # torch refuses some of them
+        return x.new_empty(geometry.canonical_output)
     if op.transposed:
         return _transposed(geometry, x, prepared)
     x, padding = _padded(geometry, x)
@@ -154,15 +162,7 @@ def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch
     if op.batch_groups > 1:
         groups = op.batch_groups
         x = x.reshape(groups, geometry.output_batch, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
-    if 0 in x.shape:
-        return _bias_alone(geometry, x, prepared)
     return _FORWARD[geometry.ndim](x, prepared.weight, prepared.bias, op.stride, padding, op.dilation, groups)
-
-
-def _bias_alone(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-    """No input at all: torch refuses what has no elements, the sum of nothing is 0."""
-    y = torch.zeros(geometry.canonical_output, dtype=x.dtype, device=x.device)
-    return y if prepared.bias is None else y + prepared.bias.reshape(-1, *(1,) * geometry.ndim)
 
 
 def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...] | int]:
@@ -181,9 +181,9 @@ def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[in
 
 def _dilated(geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
     op = geometry.operation
-    if all(step == 1 for step in op.input_dilation) or not x.numel():
+    if all(step == 1 for step in op.input_dilation):
         return x
-    spans = [(size - 1) * step + 1 for size, step in zip(geometry.input_size, op.input_dilation, strict=True)]
+    spans = map(dilated, geometry.input_size, op.input_dilation)
     spread = x.new_zeros(*x.shape[:2], *spans)
     spread[last(*(slice(None, None, step) for step in op.input_dilation))] = x
     return spread
@@ -205,21 +205,23 @@ def _transposed(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torc
     op = geometry.operation
     convolve = _TRANSPOSED[geometry.ndim]
     symmetric = op.pad_begin == op.pad_end and min(op.pad_begin) >= 0
-    if 0 in x.shape:
-        return _bias_alone(geometry, x, prepared)
     if symmetric:
         return convolve(
             x, prepared.weight, prepared.bias, op.stride, op.pad_begin, op.output_padding, op.groups, op.dilation
         )
     full = convolve(x, prepared.weight, None, op.stride, 0, 0, op.groups, op.dilation)
-    y = F.pad(full, _crops(geometry, full))
+    y = _cut(geometry, full)
     return y if prepared.bias is None else y + prepared.bias.reshape(-1, *(1,) * geometry.ndim)
 
 
-def _crops(geometry: Geometry, full: torch.Tensor) -> list[int]:
-    """What F.pad takes so that `full` begins at pad_begin and is output_size long."""
-    begins = geometry.operation.pad_begin
-    ends = [
-        begin + size - length for begin, size, length in zip(begins, geometry.output_size, full.shape[2:], strict=True)
-    ]
-    return [side for d in reversed(range(geometry.ndim)) for side in (-begins[d], ends[d])]
+def _cut(geometry: Geometry, full: torch.Tensor) -> torch.Tensor:
+    """The part of `full` from pad_begin on, output_size long; positions outside it are 0."""
+    pairs: list[int] = []
+    for d, (begin, size) in enumerate(zip(geometry.operation.pad_begin, geometry.output_size, strict=True)):
+        length = full.shape[2 + d]
+        first = min(max(0, begin), length)
+        kept = max(0, min(length, begin + size) - first)
+        full = full.narrow(2 + d, first, kept)
+        before = min(size, max(0, -begin))
+        pairs = [before, size - before - kept, *pairs]
+    return F.pad(full, pairs)

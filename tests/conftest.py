@@ -22,7 +22,7 @@ START_SECONDS = 60.0
 
 
 class RunningServer:
-    """`convolver-server` with these flags; `address` and `http` are where it listens, `lines` what it says on stderr."""
+    """`convolver-server` with these flags; `address` and `http` say where it listens, `lines` what it said."""
 
     def __init__(self, *flags: str, listen: str = "127.0.0.1:0") -> None:
         command = [sys.executable, "-m", "convolver.server", "--listen", listen, "--http-listen", "127.0.0.1:0", *flags]

@@ -24,8 +24,9 @@ TORCH_MACS_PER_SECOND = 3e10
 """torch's products a second and core, float32 (oneDNN)."""
 
 TORCH_SECONDS_PER_PLACE = 3e-8
-"""torch's seconds for each output position of one to seven channels, beside its products (measured: 1x1x1024x1024, 3x3:
-30 ms).
+TORCH_SECONDS_PER_PLACE_LARGE = 1.2e-7
+"""torch's seconds for each output place of one to seven channels, beside its products: kernels up to 5, and larger ones
+(measured on 1x1x1024x1024: 30 ms with 3x3 and 5x5, 160 ms with 7x7).
 """
 
 CUDA_MACS_PER_SECOND = 1e13
@@ -69,10 +70,10 @@ def _reference_seconds(geometry: Geometry, threads: int) -> float:
 
 def _torch_seconds(geometry: Geometry, threads: int) -> float:
     seconds = OVERHEAD["torch:cpu"] + geometry.macs / (TORCH_MACS_PER_SECOND * threads)
-    if min(geometry.channels_per_group, geometry.out_channels) < ONEDNN_BLOCK // 2:
-        seconds += (
-            prod(geometry.canonical_output) / min(geometry.out_channels, ONEDNN_BLOCK // 2) * TORCH_SECONDS_PER_PLACE
-        )
+    few = min(geometry.channels_per_group, geometry.out_channels, ONEDNN_BLOCK // 2)
+    if few < ONEDNN_BLOCK // 2:
+        places = prod(geometry.canonical_output) / min(geometry.out_channels, ONEDNN_BLOCK // 2)
+        seconds += places * (TORCH_SECONDS_PER_PLACE if max(geometry.kernel) <= 5 else TORCH_SECONDS_PER_PLACE_LARGE)
     return seconds
 
 

@@ -20,6 +20,10 @@ SHIFT_BYTES = 256 << 10
 """The block that a multiply-add per kernel offset works on: about a second-level cache."""
 
 
+MOST_MULTIPLIED = 4
+"""Kernels for each channel, up to which a multiply-add per kernel offset is cheaper than moving columns (im2col)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """`items` of the batch by `rows` of the first spatial dimension of the output."""
@@ -30,15 +34,15 @@ class Block:
 
 def method(geometry: Geometry) -> Method:
     """scatter: a product per kernel offset, added where it belongs (transposed). pointwise: one matrix product. shift:
-    a multiply-add per kernel offset, for one channel in and one out of each group. gemm: im2col in blocks, then a
+    a multiply-add per kernel offset, for one channel in and few out of each group. gemm: im2col in blocks, then a
     matrix product (Chellapilla et al., 2006).
     """
     if geometry.operation.transposed:
         return "scatter"
     if all(k == 1 for k in geometry.kernel) and all(s == 1 for s in geometry.operation.stride):
         return "pointwise"
-    one_to_one = geometry.channels_per_group == 1 and geometry.out_channels == geometry.operation.groups
-    return "shift" if one_to_one and geometry.operation.batch_groups == 1 else "gemm"
+    few = geometry.channels_per_group == 1 and geometry.out_channels <= MOST_MULTIPLIED * geometry.operation.groups
+    return "shift" if few and geometry.operation.batch_groups == 1 else "gemm"
 
 
 def gemm_block(geometry: Geometry, itemsize: int) -> Block:

@@ -36,10 +36,18 @@ def pointwise(geometry: Geometry, x: Array, w: Array) -> Array:
 
 
 def shift(geometry: Geometry, x: Array, w: Array) -> Array:
-    """One channel in, one out of each group: a multiply-add per kernel offset, in blocks that stay in the cache."""
+    """One channel in, few out of each group: a multiply-add per kernel offset, in blocks that stay in the cache."""
     out = np.empty(geometry.canonical_output, x.dtype)
     windows = _windows(geometry, x)
-    scratch = np.empty(methods.SHIFT_BYTES // x.itemsize, x.dtype)
+    multiplier = geometry.out_channels // geometry.operation.groups
+    for j in range(multiplier):
+        _multiply_add(geometry, windows, w[j::multiplier], out[:, j::multiplier])
+    return out
+
+
+def _multiply_add(geometry: Geometry, windows: Array, w: Array, out: Array) -> None:
+    """out[n, c] = sum over k of windows[n, c, k] * w[c, 0, k]."""
+    scratch = np.empty(methods.SHIFT_BYTES // out.itemsize, out.dtype)
     for n, channels, rows in _blocks(geometry, scratch.size):
         target = out[n, channels, rows]
         product = scratch[: target.size].reshape(target.shape) if target.size <= scratch.size else np.empty_like(target)
@@ -49,7 +57,6 @@ def shift(geometry: Geometry, x: Array, w: Array) -> Array:
             np.multiply(window, factor, out=product if i else target)
             if i:
                 target += product
-    return out
 
 
 def _blocks(geometry: Geometry, elements: int) -> Iterator[tuple[int, slice, slice]]:
@@ -60,7 +67,7 @@ def _blocks(geometry: Geometry, elements: int) -> Iterator[tuple[int, slice, sli
     rows = max(1, min(geometry.output_size[0], elements // max(row, 1)))
     channels = max(1, elements // max(row * rows, 1)) if rows == geometry.output_size[0] else 1
     for n in range(geometry.output_batch):
-        for c in range(0, geometry.out_channels, channels):
+        for c in range(0, geometry.in_channels, channels):
             for r in range(0, geometry.output_size[0], rows):
                 yield n, slice(c, c + channels), slice(r, r + rows)
 

@@ -99,7 +99,7 @@ def test_an_answer_above_the_message_limit_is_refused_before_it_is_computed(
 
 def test_a_header_of_megabytes_is_refused_before_it_is_parsed(client: Client, server: RunningServer) -> None:
     request = pb.ConvolveRequest(convolution=convolution((1, 1, 4, 4), (1, 1, 2, 2)))
-    request.convolution.layers.extend([request.convolution.layers[0]] * 50_000)
+    request.convolution.layers.extend([request.convolution.layers[0]] * 100_000)
     with grpc.insecure_channel(server.address) as channel:
         answer = refused(channel, request.SerializeToString())
     assert (answer.code, answer.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")

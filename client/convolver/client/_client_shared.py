@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from convolver.client._interchange import AnyArray, like, to_array
@@ -26,7 +27,7 @@ from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from convolver.core.choose import Capability
     from convolver.core.parameters import Parameters
@@ -72,8 +73,6 @@ _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
 }
 """Statuses without details of ours: gRPC's own, or a proxy's."""
-
-_Read = TypeVar("_Read", bound=Message)
 
 
 class Answer(NamedTuple):
@@ -158,18 +157,19 @@ def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written:
 
 def convolve_answer(request: Request, response: bytes) -> Answer:
     """The answer of a Convolve response. The output is the caller's own to write to."""
-    head, entries = split(response)
-    result = read(pb.ConvolveResponse, head).result
-    plan = _plan(result.plan.SerializeToString())
-    if len(entries) != 1:
-        raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
-    output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
-    return Answer(like(output, request.like), plan, codec.report_from_proto(result.report))
+    with _blaming_the_server():
+        head, entries = split(response)
+        result = pb.ConvolveResponse.FromString(head).result
+        plan, report = _plan(result.plan.SerializeToString()), codec.report_from_proto(result.report)
+        if len(entries) != 1:
+            raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
+        output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
+    return Answer(like(output, request.like), plan, report)
 
 
 @lru_cache(REMEMBERED)
 def _plan(message: bytes) -> Plan:
-    return codec.plan_from_proto(read(plan_pb2.Plan, message))
+    return codec.plan_from_proto(plan_pb2.Plan.FromString(message))
 
 
 def plan_request(
@@ -185,7 +185,8 @@ def plan_request(
 
 def plan_answer(response: bytes) -> Plan:
     """The plan of a Plan response."""
-    return codec.plan_from_proto(read(pb.PlanResponse, response).plan)
+    with _blaming_the_server():
+        return codec.plan_from_proto(pb.PlanResponse.FromString(response).plan)
 
 
 def info_request() -> bytes:
@@ -195,7 +196,8 @@ def info_request() -> bytes:
 
 def info_answer(response: bytes) -> Info:
     """What a GetInfo response says."""
-    message = read(pb.GetInfoResponse, response)
+    with _blaming_the_server():
+        message = pb.GetInfoResponse.FromString(response)
     limits = {field.name: getattr(message.limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
     return Info(dict(message.versions), tuple(map(codec.capability_from_proto, message.backends)), limits)
 
@@ -242,9 +244,10 @@ def _convolution(
     return codec.convolution_to_proto(input, weight, bias, parameters)
 
 
-def read(kind: type[_Read], data: bytes) -> _Read:
-    """A response's message."""
+@contextmanager
+def _blaming_the_server() -> Iterator[None]:
+    """A wrong answer raises what a wrong request would; here it is the server's failure."""
     try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise BackendFailure(f"the answer is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+        yield
+    except (DecodeError, InvalidConvolution, LimitExceeded, LookupError) as error:
+        raise BackendFailure(f"the answer is none of this contract: {error}") from error

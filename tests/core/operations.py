@@ -50,6 +50,16 @@ class Request(NamedTuple):
         return parse(*self)
 
 
+def operation(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    dtype: DTypeName = "float32",
+    **parameters: Any,  # noqa: ANN401 - as callers write them
+) -> Operation:
+    """Without bias."""
+    return parse(Tensor(dtype, input), Tensor(dtype, weight), None, parameters)  # type: ignore[arg-type]  # of any kind
+
+
 @cache
 def backend(name: str) -> Backend:
     """The back end of that name, on one thread: for what is so small, more only wait for one another."""

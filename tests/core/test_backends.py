@@ -10,30 +10,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core import oracle
-from tests.core.operations import BACKENDS, Array, Request, arrays, backend, requests, run, small_integers, usual
+from tests.core.operations import (
+    BACKENDS,
+    Array,
+    Request,
+    arrays,
+    backend,
+    operation,
+    requests,
+    run,
+    small_integers,
+    usual,
+)
 
 from convolver.core import methods
 from convolver.core.backends import available
 from convolver.core.choose import choose
 from convolver.core.dtypes import TABLE, DTypeName
 from convolver.core.geometry import Geometry
-from convolver.core.operation import LARGEST, Execution, Operation, Tensor
+from convolver.core.operation import LARGEST, Execution, Tensor
 from convolver.core.parse import parse
 
 FLOATS = [name for name, row in TABLE.items() if not row.exact]
 each_backend = pytest.mark.parametrize("name", BACKENDS)
 each_float = pytest.mark.parametrize("dtype", FLOATS)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def operation(
-    input: tuple[int, ...],
-    weight: tuple[int, ...],
-    dtype: DTypeName = "float32",
-    **parameters: Any,  # noqa: ANN401 - as callers write them
-) -> Operation:
-    """Without bias."""
-    return parse(Tensor(dtype, input), Tensor(dtype, weight), None, parameters)  # type: ignore[arg-type]  # of any kind
 
 
 def rows(values: Any, dtype: str = "float32") -> Array:  # noqa: ANN401 - a list
@@ -155,35 +156,6 @@ def test_flip_of_a_single_element_is_the_element(name: str, ndim: int) -> None:
     oracle.assert_agrees(op, run(op, x, w, name=name), x, w)
 
 
-FORMS = ["big-endian", "every second", "backwards", "columns first", "unaligned", "broadcast"]
-
-
-def same_values(array: Array, form: str) -> Array:
-    """These values, laid out otherwise."""
-    if form == "big-endian" and array.dtype.isbuiltin == 1:  # ml_dtypes has none of the other order
-        return array.astype(array.dtype.newbyteorder(">"))
-    if form == "every second":
-        return np.repeat(array, 2, axis=-1)[..., ::2]
-    if form == "backwards":
-        return array[..., ::-1].copy()[..., ::-1]
-    if form == "columns first":
-        return np.asfortranarray(array)
-    if form == "broadcast":
-        return np.broadcast_to(array, array.shape)
-    return np.frombuffer(b"?" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
-
-
-@each_backend
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", ["float32", "complex64", "complex128", "bfloat16"])
-@pytest.mark.parametrize("parameters", [{"padding": 1}, {"transposed": True}, {}], ids=str)
-def test_the_layout_in_memory_does_not_matter(name: str, dtype: DTypeName, form: str, parameters: Any) -> None:  # noqa: ANN401 - as callers write it
-    op = operation((2, 5, 6, 5), (3, 3, 5, 5), dtype, layout="channels_last", **parameters)
-    x, w, _ = arrays(op, 1, small_integers)
-    y = run(op, same_values(x, form), same_values(w, form), name=name)
-    np.testing.assert_array_equal(y, run(op, x, w, name=name))
-
-
 @pytest.mark.parametrize("sizes", [(1, 1), (1 << 8, 1 << 6), (1 << 12, 1 << 12)], ids=str)
 @settings(max_examples=100)
 @given(drawn=requests("float64"), seed=seeds)
@@ -195,25 +167,6 @@ def test_blocks_of_any_size_give_the_same(sizes: tuple[int, int], drawn: Request
         patch.setattr(methods, "SHIFT_BYTES", sizes[1])
         y = run(op, x, w, bias)
     oracle.assert_agrees(op, y, x, w, bias)
-
-
-@each_backend
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_bytes_may_stand_anywhere(name: str, dtype: DTypeName) -> None:
-    op = operation((1, 2, 4, 5), (2, 2, 2, 2), dtype, padding=[(1, 0), (2, 1)])
-    x, w, _ = arrays(op, 1)
-    outputs = set()
-    for offset in range(17):
-        moved = [np.frombuffer(bytes(offset) + a.tobytes(), a.dtype, offset=offset).reshape(a.shape) for a in (x, w)]
-        outputs.add(run(op, *moved, name=name).tobytes())
-    assert len(outputs) == 1
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_nor_does_it_for_integers(form: str) -> None:
-    op = operation((2, 5, 6, 5), (3, 3, 5, 5), "int16", layout="channels_last", padding=1)
-    x, w, _ = arrays(op, 1, small_integers)
-    np.testing.assert_array_equal(run(op, same_values(x, form), same_values(w, form)), run(op, x, w))
 
 
 OUTSIDE = [
@@ -256,17 +209,6 @@ def test_weights_prepared_once_serve_many_inputs(name: str) -> None:
         oracle.assert_agrees(op, outcome.output, x, w)
         assert set(outcome.seconds) == {"copy_in", "compute", "copy_out"}
         assert min(outcome.seconds.values()) >= 0
-
-
-@each_backend
-@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-def test_outputs_are_contiguous_and_the_callers_own(name: str, layout: str) -> None:
-    op = operation((1, 1, 4, 4) if layout == "channels_first" else (1, 4, 4, 1), (1, 1, 1, 1), layout=layout)
-    x, w, _ = arrays(op, 0)
-    y = run(op, x, w, name=name)
-    assert y.flags.c_contiguous
-    assert y.flags.writeable
-    assert not np.shares_memory(x, y)
 
 
 EMPTY: list[tuple[tuple[int, ...], tuple[int, ...], Any]] = [

@@ -59,5 +59,5 @@ def _from_torch(tensor: Any) -> Array:  # noqa: ANN401 - torch.Tensor, which may
         array: Array = native.numpy()
         return array
     bits, dtype = _BITS[name]
-    viewed: Array = native.contiguous().view(getattr(sys.modules["torch"], np.dtype(bits).name)).numpy()
+    viewed: Array = native.view(getattr(sys.modules["torch"], np.dtype(bits).name)).numpy()
     return viewed.view(dtype)

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _Status = health_pb2.HealthCheckResponse
 
+GOODBYE_SECONDS = 0.25
+"""For idle connections to end by agreement, once no call is open."""
+
 _OPTIONS = {
     "grpc.so_reuseport": 0,  # a second server on the same port is an error, not a lottery
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,  # by default 300 s, which ends those that ping every 30
@@ -98,6 +101,7 @@ class Server:
         stopping = asyncio.create_task(self._grpc.stop(self.settings.grace))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._calls.ended(), self.settings.grace)
+        await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
         await self._grpc.stop(None)  # what is open now are health's watchers, which would keep it for all of the grace
         await stopping
         if self._http:

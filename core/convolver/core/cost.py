@@ -1,6 +1,6 @@
 """The cost model: seconds, work and workspace of a convolution on a back end, from integers.
 
-The figures are of two cores of a shared x86-64 server (benchmarks/choice.py measures them); only their ratios decide.
+The figures were taken on two cores of a shared x86-64 server, and are rough: only their ratios decide.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+
 def integers(*shape: int) -> Array:
     """Small integers as float32: every sum of their products is exact."""
     return (np.arange(np.prod(shape)) % 7 - 3).reshape(shape).astype(np.float32)

@@ -164,7 +164,7 @@ with Client() as client:
 def test_a_forked_process_uses_its_parents_server_and_does_not_end_it(tmp_path: Path) -> None:
     script = """
 from convolver.client import _embedded
-_embedded.STOP_SECONDS = 3600.0
+_embedded.STOP_SECONDS = 3600.0  # it is not killed
 client = Client()
 total(client)
 (has_called, calls), (has_closed, closes) = os.pipe(), os.pipe()
@@ -202,6 +202,9 @@ first.close()
 
 
 LISTENING = """
+from convolver.client import _embedded
+_embedded.STOP_SECONDS = 3600.0  # it is not killed
+
 def listening(pid):
     ours = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]

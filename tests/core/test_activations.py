@@ -37,6 +37,11 @@ def test_doubles_have_the_formulas_values_in_the_tails_too(name: Activation) -> 
     np.testing.assert_allclose(y, expected, rtol=4e-14, atol=5e-16)
 
 
+def test_gelu_is_exact_far_out_where_1_plus_erf_has_cancelled() -> None:
+    far = np.array([-5.0, -8.5, -20.0])
+    np.testing.assert_allclose(activated("gelu", far), oracle.activated("gelu", far), rtol=1e-12)
+
+
 @each_activation
 def test_they_are_torchs_own(name: Activation) -> None:
     torch = pytest.importorskip("torch")

@@ -230,6 +230,16 @@ def test_an_empty_batch_is_computed_without_a_thought(name: str, case: Any) -> N
     assert y.dtype == np.float32
 
 
+@each_backend
+@pytest.mark.parametrize("mode", ["zeros", "constant"])
+def test_an_empty_dimension_is_padding_and_bias(name: str, mode: str) -> None:
+    value = 3.0 if mode == "constant" else 0.0
+    padding: Any = {"padding": [(0, 0), (1, 2)], "input_dilation": (3, 2), "padding_mode": mode, "padding_value": value}
+    op = operation((1, 2, 3, 0), (4, 2, 2, 2), **padding)
+    x, w, _ = arrays(op, 0)
+    oracle.assert_agrees(op, run(op, x, w, name=name), x, w)
+
+
 def test_names_stand_for_the_back_ends_of_this_machine() -> None:
     assert [b.capability.name for b in available("reference", 1)] == ["reference"]
     assert available("auto", 1)[0].capability.name == "reference"

@@ -28,7 +28,6 @@ from convolver.core.codec import (
     tensor_to_proto,
 )
 from convolver.core.dtypes import TABLE
-from convolver.core.errors import InvalidConvolution
 from convolver.core.geometry import Geometry
 from convolver.core.operation import LARGEST, Execution, Tensor
 from convolver.core.parse import parse, parse_execution
@@ -127,127 +126,9 @@ def test_a_plans_parameters_describe_the_same_operation(request: Request) -> Non
     assert operation_from_proto(sent) == operation
 
 
-def convolution(**changes: Any) -> pb.Convolution:  # noqa: ANN401 - fields
-    """A request in order, but for these fields of it."""
-    message = convolution_to_proto(IMAGE, KERNEL, None, {})
-    message.MergeFrom(pb.Convolution(**changes))
-    return message
-
-
-def with_parameters(**fields: Any) -> pb.Convolution:  # noqa: ANN401 - fields
-    message = convolution()
-    message.layers[0].definition.parameters.MergeFrom(pb.Parameters(**fields))
-    return message
-
-
-def with_activation(value: int) -> pb.Convolution:
-    message = convolution()
-    message.layers[0].definition.activation = value  # type: ignore[assignment]  # unknown on purpose
-    return message
-
-
-UNKNOWN: dict[str, tuple[pb.Convolution, str]] = {
-    "padding": (with_parameters(padding_word=77), "padding is 77"),
-    "padding_mode": (with_parameters(padding_mode=77), "padding_mode is 77"),
-    "layout": (with_parameters(layout=77), "layout is 77"),
-    "activation": (with_activation(77), "activation is 77"),
-    "overflow": (convolution(overflow=77), "overflow is 77"),
-    "input.dtype": (convolution(input=tensor_pb2.Tensor(dtype=77)), "input.dtype is 77"),  # type: ignore[arg-type]  # unknown
-    "output.dtype": (convolution(output_dtype=77), "output.dtype is 77"),
-}
-
-
-@pytest.mark.parametrize("field", UNKNOWN)
-def test_a_number_that_the_contract_does_not_know_is_refused_by_its_field(field: str) -> None:
-    message, says = UNKNOWN[field]
-    with pytest.raises(InvalidConvolution, match=says) as caught:
-        operation_from_proto(travelled(message))
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize("field", ["precision", "algorithm", "priority"])
-def test_unknown_numbers_of_execution_too(field: str) -> None:
-    message = pb.Execution()
-    setattr(message, field, 77)
-    with pytest.raises(InvalidConvolution, match=f"{field} is 77") as caught:
-        execution_from_proto(travelled(message))
-    assert caught.value.field == field
-
-
-def test_a_missing_input_is_refused() -> None:
-    message = convolution()
-    message.ClearField("input")
-    with pytest.raises(InvalidConvolution, match="input is missing") as caught:
-        operation_from_proto(message)
-    assert caught.value.field == "input"
-
-
-def test_a_missing_weight_is_refused() -> None:
-    message = convolution()
-    message.layers[0].definition.ClearField("weight")
-    with pytest.raises(InvalidConvolution, match="weight is missing") as caught:
-        operation_from_proto(message)
-    assert caught.value.field == "weight"
-
-
-def test_a_missing_type_is_refused() -> None:
-    bare = convolution()
-    bare.input.ClearField("dtype")
-    with pytest.raises(InvalidConvolution, match=r"input\.dtype is 0"):
-        operation_from_proto(bare)
-
-
-ODD_PADDINGS = {
-    "no word": (pb.Parameters(padding_word=pb.PADDING_WORD_UNSPECIFIED), "UNSPECIFIED"),
-    "fewer ends": (pb.Parameters(explicit_padding=pb.ExplicitPadding(begin=[1, 2], end=[1])), "2 begins, but 1 ends"),
-    "one of two": (pb.Parameters(explicit_padding=pb.ExplicitPadding(begin=[1], end=[1])), "1 pairs"),
-}
-
-
-@pytest.mark.parametrize("name", ODD_PADDINGS)
-def test_odd_paddings_are_refused(name: str) -> None:
-    parameters, says = ODD_PADDINGS[name]
-    message = convolution()
-    message.layers[0].definition.parameters.CopyFrom(parameters)
-    with pytest.raises(InvalidConvolution, match=says) as caught:
-        operation_from_proto(travelled(message))
-    assert caught.value.field == "padding"
-
-
 def test_an_absent_or_empty_padding_is_none() -> None:
     for message in (pb.Parameters(), pb.Parameters(explicit_padding=pb.ExplicitPadding())):
         assert parse(IMAGE, KERNEL, None, parameters_from_proto(travelled(message))) == parse(IMAGE, KERNEL, None, {})
-
-
-@pytest.mark.parametrize("field", ["groups", "batch_groups"])
-def test_groups_of_0_are_not_taken_for_the_default(field: str) -> None:
-    with pytest.raises(InvalidConvolution, match=f"{field} is 0; it must be at least 1"):
-        operation_from_proto(travelled(with_parameters(**{field: 0})))
-
-
-WRONG: dict[str, Any] = {
-    "padding": "smae",
-    "padding_mode": "mirror",
-    "layout": "NHWC",
-    "activation": "swish",
-    "overflow": "clip",
-    "output_dtype": "float33",
-    "groups": 1.5,
-    "batch_groups": 10**5000,
-    "padding_value": 2**53 + 1,
-    "stride": (1, 2, 3),
-    "flip": "no",
-    "transposed": 1,
-    "precision": "exact",
-}
-
-
-@pytest.mark.parametrize("field", WRONG)
-def test_what_is_no_parameter_does_not_become_a_message(field: str) -> None:
-    given_one: Any = {field: WRONG[field]}
-    with pytest.raises(InvalidConvolution) as caught:
-        convolution_to_proto(IMAGE, KERNEL, None, given_one)
-    assert caught.value.field == field
 
 
 def test_one_number_is_written_for_every_dimension() -> None:

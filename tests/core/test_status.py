@@ -117,12 +117,29 @@ def test_short_text_is_not_cut() -> None:
     assert again.message == text
 
 
+class Bytes(int):
+    """A number that writes itself with its unit."""
+
+    def __str__(self) -> str:
+        return f"{int(self)}B"
+
+
+def test_a_number_that_writes_itself_in_its_own_way_travels_in_digits() -> None:
+    again = from_status(travelled(LimitExceeded("too much", "bytes", Bytes(1000), Bytes(2000))))
+    assert isinstance(again, LimitExceeded)
+    assert (again.limit, again.value) == (1000, 2000)
+
+
 FOREIGN: dict[str, status_pb2.Status] = {
     "no details": status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="from a proxy"),
     "another domain": status_pb2.Status(),
     "an unknown reason": status_pb2.Status(),
     "another kind": status_pb2.Status(),
+    "numbers that are none": status_pb2.Status(),
 }
+FOREIGN["numbers that are none"].details.add().Pack(
+    error_details_pb2.ErrorInfo(reason="LIMIT_EXCEEDED", domain="convolver", metadata={"limit": "1KB"})
+)
 FOREIGN["another domain"].details.add().Pack(error_details_pb2.ErrorInfo(reason="UNSUPPORTED", domain="googleapis.com"))
 FOREIGN["an unknown reason"].details.add().Pack(error_details_pb2.ErrorInfo(reason="NEW", domain="convolver"))
 FOREIGN["another kind"].details.add().Pack(error_details_pb2.RetryInfo())

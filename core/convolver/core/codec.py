@@ -77,13 +77,20 @@ def tensor_to_proto(tensor: Tensor) -> tensor_pb2.Tensor:
 
 
 def tensor_from_proto(message: tensor_pb2.Tensor, field: str) -> Tensor:
-    """The header of a tensor. Raises InvalidConvolution for an unknown or missing dtype."""
+    """The header of a tensor. Raises InvalidConvolution for an unknown or missing dtype, or too many dimensions."""
     name = _TO_DTYPE.get(message.dtype)
     if name is None:
         raise InvalidConvolution(
             f"{field}.dtype is {message.dtype}, which is no type of this contract", f"{field}.dtype"
         )
-    return Tensor(dtypes.named(name).name, tuple(message.shape))
+    return Tensor(dtypes.named(name).name, _entries(message.shape, f"{field}.shape"))
+
+
+def _entries(values: Sequence[int], field: str) -> tuple[int, ...]:
+    """A list's entries. A message may have millions, which are refused unread."""
+    if len(values) > 8:
+        raise InvalidConvolution(f"{field} has {len(values)} entries; a convolution has at most 5 dimensions", field)
+    return tuple(values)
 
 
 def parameters_to_proto(parameters: Parameters, ndim: int) -> pb.Parameters:
@@ -117,7 +124,7 @@ def _set_padding(message: pb.Parameters, padding: Any, ndim: int) -> None:  # no
 
 def parameters_from_proto(message: pb.Parameters) -> Parameters:
     """The parameters as callers write them; what the message leaves out is left out."""
-    given: dict[str, Any] = {name: tuple(getattr(message, name)) for name in _LISTS if len(getattr(message, name))}
+    given: dict[str, Any] = {name: _entries(getattr(message, name), name) for name in _LISTS if getattr(message, name)}
     for name in ("groups", "batch_groups"):
         if message.HasField(cast("Any", name)):
             given[name] = getattr(message, name)
@@ -137,7 +144,7 @@ def _no_word() -> str:
 
 
 def _pairs(padding: pb.ExplicitPadding) -> Sequence[tuple[int, int]] | int:
-    begin, end = padding.begin, padding.end
+    begin, end = _entries(padding.begin, "padding"), _entries(padding.end, "padding")
     if len(begin) != len(end):
         raise InvalidConvolution(f"padding has {len(begin)} begins, but {len(end)} ends", "padding")
     return list(zip(begin, end, strict=True)) or 0

@@ -6,6 +6,7 @@ KiB.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from google.protobuf import duration_pb2, message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -53,17 +54,19 @@ def to_status(error: ConvolverError) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> ConvolverError | None:
-    """The error of a status, None where it is not one of ours."""
+    """The error of a status, None where it is not one of ours (or its numbers are none)."""
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in _REBUILT:
-            return _REBUILT[info.reason](status.message, dict(info.metadata))
+            with suppress(ValueError):
+                return _REBUILT[info.reason](status.message, dict(info.metadata))
     return None
 
 
 def _metadata(error: ConvolverError) -> _Metadata:
-    """The error's own attributes, as text."""
-    return {name: _cut(str(value), LONGEST_FIELD) for name, value in vars(error).items() if name != "message"}
+    """The error's own attributes, as text; a kind of integer that writes itself in its own way as digits."""
+    texts = {name: f"{value:d}" if isinstance(value, int) else str(value) for name, value in vars(error).items()}
+    return {name: _cut(text, LONGEST_FIELD) for name, text in texts.items() if name != "message"}
 
 
 def _details(error: ConvolverError) -> Iterable[message.Message]:

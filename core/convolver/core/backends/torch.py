@@ -107,10 +107,10 @@ class TorchBackend:
 
 def _tensor(array: Array, dtype: str) -> torch.Tensor:
     """The array's memory as a tensor; copied where torch cannot have it: in the other byte order, read backwards, or
-    complex and not aligned to its size (torch 2.13 ends the process with a general protection fault).
+    not aligned (torch 2.13 reads complex128 so that the process ends with a general protection fault).
     """
     native = array.astype(dtypes.TABLE[dtype].numpy, copy=False)
-    astray = native.dtype.kind == "c" and native.__array_interface__["data"][0] % native.itemsize
+    astray = native.__array_interface__["data"][0] % native.itemsize
     if astray or any(stride < 0 for stride in native.strides):
         native = native.copy()
     native = native if dtype not in _BITS else native.view(_BITS[dtype])

@@ -89,6 +89,7 @@ LONG = {
     "ascii": "x" * 100_000,
     "three bytes a character": "件" * 100_000,
     "four": "🙂" * 100_000,
+    "a few of four": "🙂" * 600,
     "surrogates": "\ud800" * 100_000,
 }
 

@@ -220,11 +220,11 @@ def error_of(failure: grpc.RpcError, address: str, timeout: float | None) -> Con
     code, text = call.code(), call.details() or ""
     meaning = _MEANINGS.get(code)
     if meaning is DeadlineExceeded:
-        return DeadlineExceeded(f"{address}: no answer within {timeout} s ({text})")
+        return DeadlineExceeded(f"{address}: no answer within the timeout of {timeout} s ({text})")
     if meaning is not None:
         return meaning(f"{address}: {text}")
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return LimitExceeded(f"{address}: {text}", "bytes of one message", setting="--max-message")
+        return LimitExceeded(f"{address}: {text} (--max-message)", "bytes of one message", setting="--max-message")
     return BackendFailure(f"{address} failed with {code.name}: {text}")
 
 

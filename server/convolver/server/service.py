@@ -35,9 +35,6 @@ DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ConvolutionService"]
 REMEMBERED = 1024
 """Headers whose plans are kept: callers send the same few again and again, and a plan costs more than a tiny sum."""
 
-LONGEST_HEADER = 1 << 20
-"""Bytes of a header that is parsed at all: a stack of a thousand layers has 100,000."""
-
 LONGEST_REMEMBERED = 4096
 """Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
 
@@ -70,7 +67,6 @@ class ConvolutionService:
         received = time.perf_counter()
         metrics.RECEIVED_BYTES.inc(len(request))
         header, entries = split(request)
-        _check_header(header)
         accept = self._remembered if len(header) <= LONGEST_REMEMBERED else self._accepted
         job, plan = accept(header)
         accepted = time.perf_counter()
@@ -140,13 +136,6 @@ def read(kind: type[_Read], data: bytes) -> _Read:
 
 
 @cache
-def _check_header(header: bytes) -> None:
-    """Headers describe tensors and hold none; small nested messages cost protobuf many times their bytes."""
-    if len(header) > LONGEST_HEADER:
-        text = f"the request's header has {len(header)} bytes beside its data, but at most {LONGEST_HEADER} are read"
-        raise LimitExceeded(text, "bytes of a header", LONGEST_HEADER, len(header))
-
-
 def versions() -> dict[str, str]:
     """What is installed of what matters."""
     names = ("convolver", "numpy", "torch", "grpcio", "protobuf")

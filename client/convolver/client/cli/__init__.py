@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: errors become one line on stderr, status 2 for usage and 1 for all else."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells of connections that end as they should
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was begun is cleaned up
     try:
         status = app(arguments, prog_name="convolver", standalone_mode=False)

@@ -1,6 +1,6 @@
 """split and join against protobuf itself, on bytes that hypothesis makes up.
 
-The examples are the same on every run; CONVOLVER_FUZZ_EXAMPLES=100000 looks for so many new ones instead.
+The examples are the same on every run; WIRE_FUZZ_EXAMPLES=100000 looks for so many new ones instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from convolver.core.wire import join, split
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXAMPLES = os.environ.get("CONVOLVER_FUZZ_EXAMPLES")
+EXAMPLES = os.environ.get("WIRE_FUZZ_EXAMPLES")
 fuzz = settings(
     max_examples=int(EXAMPLES or 400),
     derandomize=EXAMPLES is None,

@@ -91,17 +91,20 @@ def test_an_answer_above_the_message_limit_is_refused_before_it_is_computed(
             client.conv_transpose2d(IMAGE, KERNEL, stride=100)
         assert (caught.value.limit, caught.value.value) == (2**16, 4 * 202 * 202)
         assert caught.value.setting == "--max-message"
-        with pytest.raises(LimitExceeded, match="--max-message"):  # the bytes beside the data count too
+        with pytest.raises(LimitExceeded, match="the answer's message would be"):  # the bytes beside the data count too
             client.conv1d(np.zeros((1, 1, 128), np.float32), np.zeros((128, 1, 1), np.float32))
         np.testing.assert_array_equal(client.conv2d(IMAGE, KERNEL), ANSWER)
     assert running.stop() == 0
 
 
-def test_a_header_of_megabytes_is_refused_before_it_is_parsed(client: Client, server: RunningServer) -> None:
-    request = pb.ConvolveRequest(convolution=convolution((1, 1, 4, 4), (1, 1, 2, 2)))
+@pytest.mark.parametrize("kind", [pb.ConvolveRequest, pb.PlanRequest], ids=["Convolve", "Plan"])
+def test_a_header_of_megabytes_is_refused_before_it_is_parsed(
+    client: Client, server: RunningServer, kind: type[pb.ConvolveRequest | pb.PlanRequest]
+) -> None:
+    request = kind(convolution=convolution((1, 1, 4, 4), (1, 1, 2, 2)))
     request.convolution.layers.extend([request.convolution.layers[0]] * 100_000)
     with grpc.insecure_channel(server.address) as channel:
-        answer = refused(channel, request.SerializeToString())
+        answer = refused(channel, request.SerializeToString(), kind.DESCRIPTOR.name.removesuffix("Request"))
     assert (answer.code, answer.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED")
     assert f"at most {2**20} are read" in answer.text
     np.testing.assert_array_equal(client.conv2d(IMAGE, KERNEL), ANSWER)

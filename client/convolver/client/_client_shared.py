@@ -62,6 +62,7 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
 )
 
 _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
@@ -110,7 +111,10 @@ class _Written:
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
-        self._text = repr({name: value for name, value in parameters.items() if name != "timeout"})
+        try:
+            self._text = repr({name: value for name, value in parameters.items() if name != "timeout"})
+        except ValueError:  # integers of thousands of digits, which Python does not write; parse says so in our words
+            self._text = f"{id(self)}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Written) and self._text == other._text

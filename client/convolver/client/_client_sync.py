@@ -130,6 +130,9 @@ class Client(Convolutions):
             raise RuntimeError("the client is closed")
         if self._given is not None:
             return self._given
+        if self._embedded is not None and self._embedded.own and not self._embedded.alive:
+            self._embedded.release()  # it died, and whoever calls next gets another
+            self._embedded = self._channel = None
         if self._embedded is None:
             from convolver.client import _embedded
 

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from convolver.core import cost
 from convolver.core.dtypes import TABLE
-from convolver.core.errors import Unsupported
+from convolver.core.errors import LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Execution
-from convolver.core.plan import ChosenAlgorithm, Plan
+from convolver.core.plan import ChosenAlgorithm, Limits, Plan
+
+LARGEST_TORCH_STRIDE = 2**15 - 1
+"""Beyond it torch 2.13 ends the process (a segmentation fault in float32 transposed convolutions on the CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class Capability:
             return f"{self.name} does not compute {geometry.operation.dtype}"
         if algorithm not in self.algorithms:
             return f"{self.name} has no {algorithm} algorithm"
+        strides = geometry.operation.stride if geometry.operation.transposed else ()
+        if self.name.startswith("torch") and any(stride > LARGEST_TORCH_STRIDE for stride in strides):
+            return f"{self.name} takes transposed strides up to {LARGEST_TORCH_STRIDE}"
         return None
 
 
@@ -48,10 +54,12 @@ class _Candidate(NamedTuple):
     algorithm: ChosenAlgorithm
 
 
-def choose(geometry: Geometry, execution: Execution, capabilities: Sequence[Capability]) -> Plan:
-    """The plan of the cheapest back end and algorithm.
+def choose(
+    geometry: Geometry, execution: Execution, capabilities: Sequence[Capability], limits: Limits | None = None
+) -> Plan:
+    """The plan of the cheapest back end and algorithm that keeps the limits.
 
-    Raises Unsupported, saying why each back end that may be used cannot.
+    Raises Unsupported, saying why each back end that may be used cannot; LimitExceeded where none keeps the limits.
     """
     named = [c for c in capabilities if c.answers_to(execution.backend)]
     if not named:
@@ -62,10 +70,24 @@ def choose(geometry: Geometry, execution: Execution, capabilities: Sequence[Capa
     candidates = list(_candidates(geometry, execution, named, refusals))
     if not candidates:
         raise Unsupported(f"no back end that may be used can do this: {'; '.join(refusals)}")
-    estimate, capability, algorithm = min(candidates, key=lambda c: c.estimate.seconds)
-    return Plan(
-        geometry, execution, capability.name, algorithm, capability.threads, estimate.work, estimate.workspace_bytes
-    )
+    plans = [
+        Plan(geometry, execution, capability.name, algorithm, capability.threads, each.work, each.workspace_bytes)
+        for each, capability, algorithm in sorted(candidates, key=lambda c: c.estimate.seconds)
+    ]
+    return _first_within(limits, plans) if limits else plans[0]
+
+
+def _first_within(limits: Limits, plans: Sequence[Plan]) -> Plan:
+    """The first plan that keeps the limits, or else what is wrong with the first of all."""
+    refusals = []
+    for plan in plans:
+        try:
+            limits.check(plan)
+        except LimitExceeded as refusal:
+            refusals.append(refusal)
+        else:
+            return plan
+    raise refusals[0]
 
 
 def _candidates(

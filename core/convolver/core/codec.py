@@ -1,6 +1,4 @@
-"""Between the messages of convolver.v1 and the core's own words: parameters, headers, plans. The one home of that
-conversion, used by both ends; bytes and arrays are `tensors`' affair.
-"""
+"""Between the messages of convolver.v1 and the core's own words; bytes and arrays are `tensors`' affair."""
 
 from __future__ import annotations
 
@@ -189,6 +187,11 @@ def operation_from_proto(message: pb.Convolution) -> Operation:
         if not holder.HasField(cast("Any", name)):
             raise InvalidConvolution(f"{name} is missing", name)
     given = parameters_from_proto(definition.parameters)
+    ndim = len(definition.weight.shape) - 2
+    for name in _LISTS:  # a message spreads nothing: that is for those who write it
+        count = len(getattr(definition.parameters, name))
+        if count not in (0, ndim) and ndim in (1, 2, 3):
+            raise InvalidConvolution(f"{name} has {count} entries; the weight has {ndim} spatial dimensions", name)
     given["activation"] = cast("Any", _ACTIVATION.read(definition.activation, "activation"))
     given["overflow"] = cast("Any", _OVERFLOW.read(message.overflow, "overflow"))
     if message.output_dtype:

@@ -9,7 +9,7 @@ from math import prod
 from typing import NamedTuple
 
 from convolver.core import dtypes, methods
-from convolver.core.geometry import Geometry
+from convolver.core.geometry import Geometry, dilated
 
 OVERHEAD = {"reference": 30e-6, "torch:cpu": 60e-6, "torch:cuda": 150e-6}
 """Seconds of a call that computes nothing."""
@@ -78,15 +78,15 @@ def _torch_seconds(geometry: Geometry, threads: int) -> float:
 
 
 def _torch_workspace(geometry: Geometry) -> int:
-    """Blocked copies of input and output; for float64 and complex a whole im2col; the padded copy that the back end
-    makes itself.
+    """Blocked copies of input and output; for float64 and complex a whole im2col; the copies that the back end makes
+    itself: the dilated input uncropped and the padded one, or the whole of a transposed result.
     """
     op = geometry.operation
     wide = dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-    padded = prod(
-        (geometry.batch, geometry.in_channels, *(geometry.input_size if op.transposed else geometry.padded_size))
-    )
-    outputs = prod(geometry.canonical_output)
+    planes = geometry.batch * geometry.in_channels
+    spans = prod(map(dilated, geometry.input_size, op.input_dilation))
+    padded = planes * (prod(geometry.input_size) if op.transposed else spans + prod(geometry.padded_size))
+    outputs = prod(geometry.canonical_output) + (methods.scatter_elements(geometry) if op.transposed else 0)
     if wide.name != "float32":
         places = geometry.batch * prod(geometry.input_size if op.transposed else geometry.output_size)
         return (

@@ -86,7 +86,8 @@ def _integer_bytes(geometry: Geometry) -> int:
     total = 8 * (operands + _sums_elements(geometry, 8) + (3 if _needs_output_copy(geometry) else 2) * outputs)
     total += row.itemsize * operands + SHIFT_BYTES
     largest = 1 if row.kind == "bool" else 2**row.bits
-    if geometry.sum_length * largest**2 + largest >= 2**53 and op.overflow != "wrap":
+    modular = op.overflow == "wrap" and dtypes.TABLE[op.output_dtype].exact
+    if geometry.sum_length * largest**2 + largest >= 2**53 and not modular:
         total += 8 * (2 * operands + 3 * outputs)
     return total
 

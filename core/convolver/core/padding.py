@@ -78,8 +78,8 @@ def transposed_word(word: str, stride: int, reach: int) -> Pair:
 
 
 def requested_size(target: int, size: int, stride: int, reach: int) -> int:
-    """The total padding with which a transposed `same` of `size` inputs gives `target` outputs: max(0, (size-1)*stride
-    + e - target).
+    """The total padding with which a transposed `same` of `size` inputs gives `target` outputs: (size-1)*stride + e -
+    target; a negative one stands for so much output_padding.
 
     Raises InvalidConvolution unless ceil(target/stride) = size.
     """
@@ -88,7 +88,7 @@ def requested_size(target: int, size: int, stride: int, reach: int) -> int:
         raise InvalidConvolution(
             f"output_size {target} is not one that stride {stride} makes of {size}; 'same' takes {taken}", "output_size"
         )
-    return max(0, (size - 1) * stride + reach - target)
+    return (size - 1) * stride + reach - target
 
 
 def _extents(op: Operation) -> tuple[int, ...]:
@@ -133,9 +133,10 @@ def _by_word(op: Operation, word: str, extra: tuple[int, ...], sizes: tuple[int,
         raise InvalidConvolution(f"{field} is {value}, which does not go with padding {word!r}", field)
     if sizes is None:
         return _with_pairs(op, pairs)
-    totals = map(requested_size, sizes, op.canonical_input[2:], op.stride, _extents(op))
-    pairs = [split_evenly(total) for total in totals]
-    return _with_pairs(op, pairs if word == "same" else [(large, small) for small, large in pairs])
+    totals = tuple(map(requested_size, sizes, op.canonical_input[2:], op.stride, _extents(op)))
+    extended = replace(op, output_padding=tuple(max(0, -total) for total in totals))
+    pairs = [split_evenly(max(0, total)) for total in totals]
+    return _with_pairs(extended, pairs if word == "same" else [(large, small) for small, large in pairs])
 
 
 def _output_padding_for(op: Operation, sizes: tuple[int, ...]) -> tuple[int, ...]:

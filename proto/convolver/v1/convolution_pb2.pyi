@@ -459,9 +459,7 @@ Global___Parameters: _TypeAlias = Parameters  # noqa: Y015
 
 @_typing.final
 class LayerDefinition(_message.Message):
-    """A convolution with its weights: headers only. The SHA-256 over this message as serialised, then over the bytes of weight and bias,
-    names the layer (LayerService).
-    """
+    """A convolution with its weights: headers only. HeldLayer.digest says how it names the layer (LayerService)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -501,7 +499,7 @@ Global___LayerDefinition: _TypeAlias = LayerDefinition  # noqa: Y015
 
 @_typing.final
 class Pooling(_message.Message):
-    """Pooling between the convolutions of a stack, channels_first, as torch's max_pool, avg_pool and adaptive_avg_pool."""
+    """Pooling between the convolutions of a stack, in their layout, as torch's max_pool, avg_pool and adaptive_avg_pool."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -687,7 +685,13 @@ Global___Execution: _TypeAlias = Execution  # noqa: Y015
 
 @_typing.final
 class Convolution(_message.Message):
-    """What to compute: headers only. The order of tensors, for `data` and for chunks, is: for each layer with a definition weight, then
+    """What to compute: headers only. Fields that the server does not know are refused with UNIMPLEMENTED at any depth, since what they ask for
+    would be left out in silence.
+
+    In a stack each layer's output, rounded once to the input's dtype, is the next one's input; `overflow` holds for each, output_dtype for
+    the last alone. All layers of a stack have one layout, which is pooling's as well.
+
+    The order of tensors, for `data` and for chunks, is: for each layer with a definition weight, then
     bias; then input; then grad_output. Answers: output; or with gradients, those asked for of grad_input, then per layer grad_weight,
     grad_bias.
     """

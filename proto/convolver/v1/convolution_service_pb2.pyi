@@ -197,7 +197,9 @@ class ConvolveChunkedRequest(_message.Message):
 
     @_builtins.property
     def data(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The next bytes of the tensors, concatenated in the order of tensors. TensorSource.index is not used here."""
+        """The next bytes of the tensors, concatenated in the order of tensors; those in shared memory are left out. TensorSource.index is not
+        used here.
+        """
 
     def __init__(
         self,
@@ -363,7 +365,7 @@ class GetInfoResponse(_message.Message):
 
     @_builtins.property
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
-        """Those that `Execution.backend` may name, the cheapest to try first."""
+        """Those that `Execution.backend` may name."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:

@@ -100,14 +100,14 @@ class ConvolutionServiceServicer(object):
 
     def Plan(self, request, context):
         """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
-        without data.
+        without data, but for the limit of one message, which is the way's and not the work's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """What this server is and may. OK always.
+        """What this server is and may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

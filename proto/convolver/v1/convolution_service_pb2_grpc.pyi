@@ -55,10 +55,10 @@ class ConvolutionServiceStub:
     """
     Plan: _grpc.UnaryUnaryMultiCallable[_convolution_service_pb2.PlanRequest, _convolution_service_pb2.PlanResponse]
     """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
-    without data.
+    without data, but for the limit of one message, which is the way's and not the work's.
     """
     GetInfo: _grpc.UnaryUnaryMultiCallable[_convolution_service_pb2.GetInfoRequest, _convolution_service_pb2.GetInfoResponse]
-    """What this server is and may. OK always."""
+    """What this server is and may."""
 
 @_typing.type_check_only
 class ConvolutionServiceAsyncStub(ConvolutionServiceStub):
@@ -87,10 +87,10 @@ class ConvolutionServiceAsyncStub(ConvolutionServiceStub):
     """
     Plan: _aio.UnaryUnaryMultiCallable[_convolution_service_pb2.PlanRequest, _convolution_service_pb2.PlanResponse]  # type: ignore[assignment]
     """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
-    without data.
+    without data, but for the limit of one message, which is the way's and not the work's.
     """
     GetInfo: _aio.UnaryUnaryMultiCallable[_convolution_service_pb2.GetInfoRequest, _convolution_service_pb2.GetInfoResponse]  # type: ignore[assignment]
-    """What this server is and may. OK always."""
+    """What this server is and may."""
 
 class ConvolutionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Computes convolutions. Every rpc may also answer UNAVAILABLE (the server is draining: try another), UNAUTHENTICATED, PERMISSION_DENIED,
@@ -140,7 +140,7 @@ class ConvolutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_convolution_service_pb2.PlanResponse, _abc.Awaitable[_convolution_service_pb2.PlanResponse]]:
         """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
-        without data.
+        without data, but for the limit of one message, which is the way's and not the work's.
         """
 
     @_abc_1.abstractmethod
@@ -149,6 +149,6 @@ class ConvolutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _convolution_service_pb2.GetInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_convolution_service_pb2.GetInfoResponse, _abc.Awaitable[_convolution_service_pb2.GetInfoResponse]]:
-        """What this server is and may. OK always."""
+        """What this server is and may."""
 
 def add_ConvolutionServiceServicer_to_server(servicer: ConvolutionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

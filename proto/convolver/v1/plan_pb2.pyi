@@ -109,7 +109,7 @@ class LayerPlan(_message.Message):
 
     @_builtins.property
     def receptive_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceptiveField]:
-        """Along each spatial dimension, of this layer's output with respect to the stack's input."""
+        """Along each spatial dimension, of this layer's output with respect to the stack's input. Empty from servers before stacks (0.1)."""
 
     def __init__(
         self,

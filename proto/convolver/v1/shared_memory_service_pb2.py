@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from convolver.v1 import status_pb2 as convolver_dot_v1_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(convolver/v1/shared_memory_service.proto\x12\x0c\x63onvolver.v1\x1a\x19\x63onvolver/v1/status.proto\"\x9d\x01\n\x0bHoldRequest\x12*\n\x05offer\x18\x01 \x01(\x0b\x32\x19.convolver.v1.RegionOfferH\x00\x12*\n\x05proof\x18\x02 \x01(\x0b\x32\x19.convolver.v1.RegionProofH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.convolver.v1.RegionReleaseH\x00\x42\x06\n\x04step\"Q\n\x0bRegionOffer\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\x12\n\nprocess_id\x18\x02 \x01(\x03\x12\x12\n\ndescriptor\x18\x03 \x01(\x05\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"\x1a\n\x0bRegionProof\x12\x0b\n\x03tag\x18\x01 \x01(\x04\"\x1b\n\rRegionRelease\x12\n\n\x02id\x18\x01 \x01(\t\"\xd5\x01\n\x0cHoldResponse\x12\x32\n\tchallenge\x18\x01 \x01(\x0b\x32\x1d.convolver.v1.RegionChallengeH\x00\x12(\n\x04held\x18\x02 \x01(\x0b\x32\x18.convolver.v1.RegionHeldH\x00\x12/\n\x08released\x18\x03 \x01(\x0b\x32\x1b.convolver.v1.RegionReleaseH\x00\x12.\n\x07refused\x18\x04 \x01(\x0b\x32\x1b.convolver.v1.RegionRefusedH\x00\x42\x06\n\x04step\"-\n\x0fRegionChallenge\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"%\n\nRegionHeld\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\t\"B\n\rRegionRefused\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x14.convolver.v1.Status2X\n\x13SharedMemoryService\x12\x41\n\x04Hold\x12\x19.convolver.v1.HoldRequest\x1a\x1a.convolver.v1.HoldResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(convolver/v1/shared_memory_service.proto\x12\x0c\x63onvolver.v1\x1a\x19\x63onvolver/v1/status.proto\"\x9d\x01\n\x0bHoldRequest\x12*\n\x05offer\x18\x01 \x01(\x0b\x32\x19.convolver.v1.RegionOfferH\x00\x12*\n\x05proof\x18\x02 \x01(\x0b\x32\x19.convolver.v1.RegionProofH\x00\x12.\n\x07release\x18\x03 \x01(\x0b\x32\x1b.convolver.v1.RegionReleaseH\x00\x42\x06\n\x04step\"Q\n\x0bRegionOffer\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\x12\n\nprocess_id\x18\x02 \x01(\x03\x12\x12\n\ndescriptor\x18\x03 \x01(\x05\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"\x1a\n\x0bRegionProof\x12\x0b\n\x03tag\x18\x01 \x01(\x04\"\x1c\n\rRegionRelease\x12\x0b\n\x03tag\x18\x01 \x01(\x04\"\xd5\x01\n\x0cHoldResponse\x12\x32\n\tchallenge\x18\x01 \x01(\x0b\x32\x1d.convolver.v1.RegionChallengeH\x00\x12(\n\x04held\x18\x02 \x01(\x0b\x32\x18.convolver.v1.RegionHeldH\x00\x12/\n\x08released\x18\x03 \x01(\x0b\x32\x1b.convolver.v1.RegionReleaseH\x00\x12.\n\x07refused\x18\x04 \x01(\x0b\x32\x1b.convolver.v1.RegionRefusedH\x00\x42\x06\n\x04step\"-\n\x0fRegionChallenge\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"%\n\nRegionHeld\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\t\"B\n\rRegionRefused\x12\x0b\n\x03tag\x18\x01 \x01(\x04\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x14.convolver.v1.Status2X\n\x13SharedMemoryService\x12\x41\n\x04Hold\x12\x19.convolver.v1.HoldRequest\x1a\x1a.convolver.v1.HoldResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,15 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGIONPROOF']._serialized_start=328
   _globals['_REGIONPROOF']._serialized_end=354
   _globals['_REGIONRELEASE']._serialized_start=356
-  _globals['_REGIONRELEASE']._serialized_end=383
-  _globals['_HOLDRESPONSE']._serialized_start=386
-  _globals['_HOLDRESPONSE']._serialized_end=599
-  _globals['_REGIONCHALLENGE']._serialized_start=601
-  _globals['_REGIONCHALLENGE']._serialized_end=646
-  _globals['_REGIONHELD']._serialized_start=648
-  _globals['_REGIONHELD']._serialized_end=685
-  _globals['_REGIONREFUSED']._serialized_start=687
-  _globals['_REGIONREFUSED']._serialized_end=753
-  _globals['_SHAREDMEMORYSERVICE']._serialized_start=755
-  _globals['_SHAREDMEMORYSERVICE']._serialized_end=843
+  _globals['_REGIONRELEASE']._serialized_end=384
+  _globals['_HOLDRESPONSE']._serialized_start=387
+  _globals['_HOLDRESPONSE']._serialized_end=600
+  _globals['_REGIONCHALLENGE']._serialized_start=602
+  _globals['_REGIONCHALLENGE']._serialized_end=647
+  _globals['_REGIONHELD']._serialized_start=649
+  _globals['_REGIONHELD']._serialized_end=686
+  _globals['_REGIONREFUSED']._serialized_start=688
+  _globals['_REGIONREFUSED']._serialized_end=754
+  _globals['_SHAREDMEMORYSERVICE']._serialized_start=756
+  _globals['_SHAREDMEMORYSERVICE']._serialized_end=844
 # @@protoc_insertion_point(module_scope)

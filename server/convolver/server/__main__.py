@@ -16,6 +16,7 @@ def main() -> None:
         from convolver.server.settings import load
 
         settings = load()
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.threads))  # read once, when NumPy is loaded
         from convolver.server.server import Server  # after the settings, so that --help and a wrong flag are quick
     except ImportError as error:
         sys.exit(f"convolver-server: {error}; pip install 'convolver[server]'")

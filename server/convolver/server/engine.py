@@ -14,6 +14,7 @@ from convolver.core.errors import InvalidConvolution, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.plan import Limits, Plan
 from convolver.core.tensors import Sourced, inline
+from convolver.core.unknown import unknown_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,9 +63,8 @@ class Engine:
         """
         _refuse_what_is_to_come(convolution)
         operation = codec.operation_from_proto(convolution)
-        plan = choose(Geometry.of(operation), codec.execution_from_proto(convolution.execution), self.capabilities)
-        self.limits.check(plan)
-        return plan
+        execution = codec.execution_from_proto(convolution.execution)
+        return choose(Geometry.of(operation), execution, self.capabilities, self.limits)
 
     def accept(self, convolution: pb.Convolution) -> Job:
         """A request that can run, decided from its header alone. Raises as `plan` does."""
@@ -102,7 +102,10 @@ def _tensors(convolution: pb.Convolution) -> dict[str, Sourced]:
 
 
 def _refuse_what_is_to_come(convolution: pb.Convolution) -> None:
-    """Parts of the contract that this version does not serve."""
+    """Parts of the contract that this version does not serve, and of contracts that it does not know."""
+    unknown = unknown_field(convolution)
+    if unknown:
+        raise Unsupported(f"the request has the field {unknown}, which this version of the contract does not know")
     if not convolution.layers:
         raise InvalidConvolution("layers is empty; a request has at least one", "layers")
     kind = convolution.layers[0].WhichOneof("kind")

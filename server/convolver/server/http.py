@@ -57,7 +57,7 @@ class HttpServer:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401  # http.server's signature
-        logger.debug(format, *args)
+        logger.debug("%r", format % args)  # what a caller wrote may hold escapes
 
 
 class _Server(ThreadingMixIn, WSGIServer):

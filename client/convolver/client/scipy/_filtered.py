@@ -23,7 +23,7 @@ EXACT = 2**53
 @dataclass(frozen=True)
 class Border:
     """What stands around an image: `padding` elements (begin, end) along each axis, by `mode`; under "constant" the
-    real and the imaginary part of `value`.
+    `value`, whose parts stand around the image's parts.
     """
 
     padding: list[tuple[int, int]]
@@ -36,7 +36,7 @@ class Border:
         return cls(padding, mode, value if mode == "constant" else 0.0)
 
     def parameters(self) -> Parameters:
-        """What the service is told where the value is real."""
+        """What the service is told where the value's real part is all of it."""
         if self.mode == "constant" and self.value:
             return {"padding_mode": "constant", "padding_value": self.value.real}
         return {"padding_mode": "zeros" if self.mode == "constant" else self.mode}
@@ -67,8 +67,7 @@ def filtered(image: Array, stencil: Stencil, dtype: np.dtype[Any]) -> Array:
         return c_cast(_integers(image, stencil, whole), dtype)
     # SciPy cuts fractions off, so that the last bit of a sum decides: the reference adds in SciPy's order.
     exact: Parameters = {"backend": "reference", "algorithm": "direct"} if dtype.kind in "biu" else {}
-    kernel = _significant(stencil.kernel)[None, None]
-    return c_cast(_doubles(image[None].astype(np.float64), kernel, stencil, exact)[0], dtype)
+    return c_cast(_doubles(_parts(image), _matrix(image, stencil.kernel), stencil, exact)[0], dtype)
 
 
 class _Whole(NamedTuple):
@@ -127,25 +126,29 @@ def _parts(image: Array) -> Array:
 
 
 def _matrix(image: Array, kernel: Array) -> Array:
-    """The product with a complex kernel, (2, C, *K), of the image's parts."""
+    """The weights (O, C/groups, *K) for the image's parts: with a real kernel each part is a group of its own."""
+    if kernel.dtype.kind != "c":
+        return np.stack([_significant(kernel)] * (2 if image.dtype.kind == "c" else 1))[:, None]
     real, imaginary = _significant(kernel.real), _significant(kernel.imag)
     matrix = np.array([[real, -imaginary], [imaginary, real]])
     return matrix if image.dtype.kind == "c" else matrix[:, :1]
 
 
 def _doubles(channels: Array, matrix: Array, stencil: Stencil, execution: Parameters) -> Array:
-    """The sums (O, *S) of `channels` (C, *S) with `matrix` (O, C, *K), both doubles.
+    """The sums (O, *S) of `channels` (C, *S) with `matrix` (O, C/groups, *K), both doubles.
 
     Raises as Client.convolve does.
     """
     border = stencil.border
     special = bool((matrix == 0).any()) and _has_special(channels, border)
-    if border.mode == "constant" and (special or len(channels) > 1):
+    differ = len(channels) > 1 and border.value.real != border.value.imag
+    if border.mode == "constant" and (special or differ):
         channels = border.around(channels)
         border = replace(border, padding=[(0, 0)] * len(border.padding), value=0)
     if special:
         channels, matrix = _told_apart(channels), np.concatenate([matrix, np.sign(matrix), matrix != 0])
-    parameters: Parameters = {**border.parameters(), "flip": stencil.flip, "groups": 3 if special else 1, **execution}
+    groups = len(channels) // matrix.shape[1]
+    parameters: Parameters = {**border.parameters(), "flip": stencil.flip, "groups": groups, **execution}
     sums = convolved(stencil.client, channels, matrix, border.padding, parameters)
     return _put_together(sums) if special else sums
 

@@ -1,4 +1,4 @@
-"""The activations of DEFINITIONS on NumPy arrays, in the accumulator's type. Formulas: Hendrycks and Gimpel (GELU,
+"""The activations on NumPy arrays, in the accumulator's type. Formulas: Hendrycks and Gimpel (GELU,
 arXiv 1606.08415), Elfwing et al. (SiLU, arXiv 1702.03118), Clevert et al. (ELU, arXiv 1511.07289), Howard et al.
 (hardswish, arXiv 1905.02244).
 """

@@ -34,7 +34,7 @@ def in_layout(op: Operation, canonical: Array) -> Array:
 
 def source_positions(mode: PaddingMode, first: int, count: int, length: int) -> NDArray[np.intp]:
     """The elements of a dimension of `length` that the positions first, first+1... read, by any amount outside it
-    (DEFINITIONS: m mod n, clamp, and the two mirrors; NumPy >= 2 agrees).
+    (docs/parameters.md: m mod n, clamp, and the two mirrors; NumPy >= 2 agrees).
     """
     m = np.arange(first, first + count)
     if mode == "circular":

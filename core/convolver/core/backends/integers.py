@@ -39,7 +39,9 @@ def exact_sum(geometry: Geometry, x: Array, w: Array, bias: Array | None, sums: 
         return _with_bias(sums(geometry, x.astype(np.float64), w.astype(np.float64)), bias)
     wide = TABLE[TABLE[geometry.operation.dtype].accumulator]
     result = _with_bias(sums(geometry, x.astype(wide.numpy), w.astype(wide.numpy)), bias)
-    if bound >= 2**wide.bits and geometry.operation.overflow != "wrap":
+    op = geometry.operation
+    modular = op.overflow == "wrap" and TABLE[op.output_dtype].exact  # a float has nothing to wrap to
+    if bound >= 2**wide.bits and not modular:
         _refuse_wrapped(geometry, x, w, bias, sums, wide)
     return result
 

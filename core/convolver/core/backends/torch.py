@@ -7,8 +7,8 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class TorchBackend:
         x = self._sent(plan, canonical_input(plan.operation, input))
         self._finish()
         sent = time.perf_counter()
-        with _SWITCHES, _switches(plan.execution, self._device), torch.inference_mode():
+        with self._switched(plan.execution), torch.inference_mode():
             y = _convolved(plan.geometry, x, prepared)
         y = in_layout(plan.operation, _ACTIVATIONS[plan.operation.activation](y))
         self._finish()
@@ -99,6 +99,15 @@ class TorchBackend:
         op = plan.operation
         wide = dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
         return _tensor(array, op.dtype).to(self._device, getattr(torch, wide.name))
+
+    @contextmanager
+    def _switched(self, execution: Execution) -> Iterator[None]:
+        """The switches as the request wants them; they are CUDA's alone, so the CPU waits for nobody."""
+        if self._device.type == "cpu":
+            yield
+            return
+        with _SWITCHES, _switches(execution):
+            yield
 
     def _finish(self) -> None:
         if self._device.type == "cuda":
@@ -140,11 +149,11 @@ def in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
     return (y if op.batched else y[0]).contiguous()
 
 
-def _switches(execution: Execution, device: torch.device) -> AbstractContextManager[None]:
+def _switches(execution: Execution) -> AbstractContextManager[None]:
     """CuDNN as the request wants it: no TF32 unless precision says so, no search for algorithms (a new shape would pay
     for it).
     """
-    tf32 = execution.precision != "highest" and device.type == "cuda"
+    tf32 = execution.precision != "highest"
     deterministic = execution.deterministic
     return torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=deterministic, allow_tf32=tf32

@@ -96,9 +96,15 @@ def test_an_argument_wins_over_the_environment(alone: RunningServer, monkeypatch
         assert client.info().backends
 
 
+def test_a_proxy_of_the_environment_is_not_asked(alone: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with Client(alone.address) as client:
+        assert client.info().backends
+
+
 def test_a_deadline_that_passes_names_address_and_timeout(alone: RunningServer) -> None:
     with Client(alone.address, timeout=0.05) as client:
-        with pytest.raises(DeadlineExceeded, match=rf"^{alone.address}: no answer within 0\.05 s") as caught:
+        with pytest.raises(DeadlineExceeded, match=rf"^{alone.address}: no answer within .*0\.05 s") as caught:
             client.conv2d(BIG, WIDE)
         assert isinstance(caught.value, TimeoutError)
         np.testing.assert_array_equal(client.conv2d(IMAGE, KERNEL, timeout=60), ANSWER)
@@ -180,21 +186,29 @@ import os, sys
 import numpy as np
 from convolver.client import Client
 client = Client(sys.argv[1], timeout=30)
-image, kernel = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2), np.float32)
-print('parent', client.conv2d(image, kernel).sum(), flush=True)
-for _ in range(3):
-    child = os.fork()
-    if not child:
-        print('child', client.conv2d(image, kernel).sum(), flush=True)
+kernel = np.ones((1, 1, 2, 2), np.float32)
+
+def calls(value):
+    image = np.full((1, 1, 3, 3), value, np.float32)
+    for _ in range(100):
+        assert (client.conv2d(image, kernel) == 4 * value).all()
+
+calls(1)
+children = []
+for number in range(3):
+    children.append(os.fork())
+    if not children[-1]:
+        calls(number)
         client.close()
         os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    print('parent', client.conv2d(image, kernel).sum(), flush=True)
+calls(10)
+print([os.waitpid(child, 0)[1] for child in children])
+calls(1)
 """
 
 
-def test_a_client_works_on_both_sides_of_a_fork(alone: RunningServer) -> None:
+def test_a_client_works_on_all_sides_of_forks_at_once(alone: RunningServer) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", FORKED, alone.address], capture_output=True, text=True, timeout=100, check=False
     )
-    assert (ended.returncode, ended.stdout.split("\n")[:-1]) == (0, ["parent 16.0", *["child 16.0", "parent 16.0"] * 3])
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[0, 0, 0]\n", "")

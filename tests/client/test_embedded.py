@@ -186,19 +186,23 @@ os.waitpid(child, 0)
     assert told(script, tmp_path) == [{"child": 16.0}, {"parent": 16.0}, {"servers": 0}]
 
 
-def test_a_server_that_died_is_replaced_for_the_next_client(tmp_path: Path) -> None:
+def test_a_server_that_died_is_replaced(tmp_path: Path) -> None:
     script = """
 import signal
-first = Client()
-total(first)
+first, second = Client(), Client()
+total(first), total(second)
 (server,) = servers()
 os.kill(server, signal.SIGKILL)
 os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
-with Client() as second:
-    say(total=total(second), folders=len(list(Path(os.environ["TMPDIR"]).glob("convolver-*"))))
-first.close()
+third = Client()
+say(totals=[total(client) for client in (first, second, third)])
+say(servers=len(servers()), folders=len(list(Path(os.environ["TMPDIR"]).glob("convolver-*"))))
+for client in (first, second, third):
+    client.close()
+say(servers=len(servers()))
 """
-    assert told(script, tmp_path) == [{"total": 16.0, "folders": 1}]
+    totals, *rest = told(script, tmp_path)
+    assert (totals, rest) == ({"totals": [16.0] * 3}, [{"servers": 1, "folders": 1}, {"servers": 0}])
 
 
 LISTENING = """

@@ -23,8 +23,14 @@ from pathlib import Path
 import numpy as np
 from convolver.client import Client, ServiceUnavailable
 
+def children(task):
+    try:
+        return (task / "children").read_text().split()
+    except FileNotFoundError:  # the thread has just ended
+        return []
+
 def servers():
-    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in children(task)]
 
 def say(**found):
     print(json.dumps(found), flush=True)

@@ -177,6 +177,8 @@ def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch
 def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...] | int]:
     """X dilated, cropped and padded, as far as torch's own symmetric zero padding (the second value) cannot do it."""
     op = geometry.operation
+    if not x.numel():  # of an empty dimension the padding alone is left; torch refuses to pad some of them
+        return x.new_full((*x.shape[:2], *geometry.padded_size), op.padding_value), 0
     x = _dilated(geometry, x)
     if op.padding_mode == "zeros" and op.pad_begin == op.pad_end and min(op.pad_begin) >= 0:
         return x, op.pad_begin

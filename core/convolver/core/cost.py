@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from convolver.core import dtypes, methods
-from convolver.core.geometry import Geometry, dilated
+from convolver.core import methods, torch_memory
+from convolver.core.geometry import Geometry
 
 OVERHEAD = {"reference": 30e-6, "torch:cpu": 60e-6, "torch:cuda": 150e-6}
 """Seconds of a call that computes nothing."""
@@ -33,9 +33,6 @@ CUDA_MACS_PER_SECOND = 1e13
 CUDA_BYTES_PER_SECOND = 1e10
 """Through pageable host memory."""
 
-ONEDNN_BLOCK = 16
-"""oneDNN lays channels out in blocks of 16, which is where torch's memory for few channels goes."""
-
 
 class Estimate(NamedTuple):
     """Seconds, multiply-accumulates, and bytes beside input, weight and output."""
@@ -52,8 +49,8 @@ def estimate(geometry: Geometry, backend: str, threads: int) -> Estimate:
     if backend.startswith("torch:cuda"):
         moved = geometry.input_bytes + geometry.output_bytes
         seconds = OVERHEAD["torch:cuda"] + geometry.macs / CUDA_MACS_PER_SECOND + moved / CUDA_BYTES_PER_SECOND
-        return Estimate(seconds, geometry.macs, _torch_workspace(geometry))
-    return Estimate(_torch_seconds(geometry, threads), geometry.macs, _torch_workspace(geometry))
+        return Estimate(seconds, geometry.macs, torch_memory.workspace_bytes(geometry))
+    return Estimate(_torch_seconds(geometry, threads), geometry.macs, torch_memory.workspace_bytes(geometry))
 
 
 def _reference_seconds(geometry: Geometry, threads: int) -> float:
@@ -70,34 +67,8 @@ def _reference_seconds(geometry: Geometry, threads: int) -> float:
 
 def _torch_seconds(geometry: Geometry, threads: int) -> float:
     seconds = OVERHEAD["torch:cpu"] + geometry.macs / (TORCH_MACS_PER_SECOND * threads)
-    few = min(geometry.channels_per_group, geometry.out_channels, ONEDNN_BLOCK // 2)
-    if few < ONEDNN_BLOCK // 2:
-        places = prod(geometry.canonical_output) / min(geometry.out_channels, ONEDNN_BLOCK // 2)
+    few = min(geometry.channels_per_group, geometry.out_channels, torch_memory.ONEDNN_BLOCK // 2)
+    if few < torch_memory.ONEDNN_BLOCK // 2:
+        places = prod(geometry.canonical_output) / min(geometry.out_channels, torch_memory.ONEDNN_BLOCK // 2)
         seconds += places * (TORCH_SECONDS_PER_PLACE if max(geometry.kernel) <= 5 else TORCH_SECONDS_PER_PLACE_LARGE)
     return seconds
-
-
-def _torch_workspace(geometry: Geometry) -> int:
-    """Blocked copies of input and output; for float64 and complex a whole im2col; the copies that the back end makes
-    itself: the dilated input uncropped and the padded one, or the whole of a transposed result.
-    """
-    op = geometry.operation
-    wide = dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-    planes = geometry.batch * geometry.in_channels
-    spans = prod(map(dilated, geometry.input_size, op.input_dilation))
-    padded = planes * (prod(geometry.input_size) if op.transposed else spans + prod(geometry.padded_size))
-    outputs = prod(geometry.canonical_output) + (methods.scatter_elements(geometry) if op.transposed else 0)
-    if wide.name != "float32":
-        places = geometry.batch * prod(geometry.input_size if op.transposed else geometry.output_size)
-        return (
-            (padded + outputs + places * geometry.in_channels * prod(geometry.kernel))
-            * wide.itemsize
-            * (2 if wide.kind == "complex" else 1)
-        )
-    blocked = _blocked(geometry.out_channels) / geometry.out_channels * outputs
-    blocked_input = _blocked(geometry.in_channels) / geometry.in_channels * padded
-    return round((2 * padded + blocked_input + blocked + outputs) * wide.itemsize)
-
-
-def _blocked(channels: int) -> int:
-    return -(-channels // ONEDNN_BLOCK) * ONEDNN_BLOCK

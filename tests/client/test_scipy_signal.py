@@ -234,7 +234,6 @@ def test_arrays_of_the_other_byte_order_and_lists_are_taken(counting: CountingCl
 def test_the_fft_of_integers_is_rounded(
     counting: CountingClient, function: str, case: tuple[Array, Array, str]
 ) -> None:
-    _skip_without_fft(counting)
     first, second, mode = case
     small = [array % 50 if array.dtype.kind != "b" else array for array in (first, second)]
     expected = theirs(function, *(array.astype(np.int64) for array in small), mode, "direct")
@@ -244,7 +243,6 @@ def test_the_fft_of_integers_is_rounded(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_the_fft_of_floats_is_within_its_own_tolerance(counting: CountingClient, dtype: str) -> None:
-    _skip_without_fft(counting)
     volume, kernel = values((40, 30), dtype, 5), values((9, 8), dtype, 6)
     result = signal.convolve(volume, kernel, "same", "fft", client=counting)
     wide = np.clongdouble if dtype == "complex128" else np.longdouble
@@ -252,9 +250,3 @@ def test_the_fft_of_floats_is_within_its_own_tolerance(counting: CountingClient,
     scale = scipy.signal.convolve(np.abs(volume.astype(wide)), np.abs(kernel.astype(wide)), "same", "direct")
     bound = 4 * tolerance(expected, np.full_like(scale, scale.max()), kernel.size, result.dtype, dtype)
     assert (np.abs(result - expected) <= bound).all()
-
-
-def _skip_without_fft(counting: CountingClient) -> None:
-    [capability] = [each for each in counting.info().backends if each.answers_to(counting.backend)]
-    if "fft" not in capability.algorithms:
-        pytest.skip(f"{capability.name} has no FFT")

@@ -105,7 +105,7 @@ def test_a_type_that_the_named_back_end_lacks_is_refused_with_each_reason() -> N
         planned(geometry(dtype="int32"), ALL, backend="torch")
 
 
-def test_fft_asked_for_is_refused_since_no_back_end_has_it_yet() -> None:
+def test_fft_asked_for_is_refused_where_no_back_end_has_it() -> None:
     with pytest.raises(Unsupported) as caught:
         planned(geometry(), ALL, algorithm="fft")
     for capability in ALL:

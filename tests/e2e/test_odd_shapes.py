@@ -55,9 +55,16 @@ def test_a_stride_that_ends_torchs_process_goes_to_the_reference(client: Client)
     assert answer.plan.backend == "reference"
 
 
-def test_torch_alone_refuses_it_and_lives(client: Client) -> None:
+def test_torch_alone_refuses_direct_sums_of_it_and_lives(client: Client) -> None:
     with pytest.raises(Unsupported, match="transposed strides up to 32767"):
-        client.plan((2, 1, 6), (1, 1, 1), stride=65536, transposed=True, backend="torch")
+        client.plan((2, 1, 6), (1, 1, 1), stride=65536, transposed=True, backend="torch", algorithm="direct")
+
+
+def test_and_does_it_by_transforms(client: Client) -> None:
+    x, w = np.arange(6, dtype=np.float32).reshape(1, 1, 6), np.ones((1, 1, 1), np.float32)
+    answer = client.run(x, w, stride=65536, transposed=True, backend="torch")
+    assert answer.plan.algorithm == "fft"
+    np.testing.assert_allclose(answer.output[0, 0, ::65536], range(6), atol=1e-5)
 
 
 @pytest.mark.parametrize("padding", ["full", [(1, 0)]])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from convolver.core import cost
+from convolver.core import cost, tiling
 from convolver.core.dtypes import TABLE
 from convolver.core.errors import LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
@@ -42,6 +42,8 @@ class Capability:
             return f"{self.name} does not compute {geometry.operation.dtype}"
         if algorithm not in self.algorithms:
             return f"{self.name} has no {algorithm} algorithm"
+        if algorithm == "fft":
+            return tiling.refusal(geometry)
         strides = geometry.operation.stride if geometry.operation.transposed else ()
         if self.name.startswith("torch") and any(stride > LARGEST_TORCH_STRIDE for stride in strides):
             return f"{self.name} takes transposed strides up to {LARGEST_TORCH_STRIDE}"
@@ -104,6 +106,7 @@ def _candidates(
                 else capability.refusal(geometry, algorithm)
             )
             if refusal is None:
-                yield _Candidate(cost.estimate(geometry, capability.name, capability.threads), capability, algorithm)
+                each = cost.estimate(geometry, capability.name, capability.threads, algorithm)
+                yield _Candidate(each, capability, algorithm)
             elif execution.algorithm != "auto" or algorithm == "direct":
                 refusals.append(refusal)

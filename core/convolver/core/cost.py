@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from convolver.core import methods, torch_memory
 from convolver.core.geometry import Geometry
+from convolver.core.plan import ChosenAlgorithm
+from convolver.core.tiling import Tiling, tiling
 
 OVERHEAD = {"reference": 30e-6, "torch:cpu": 60e-6, "torch:cuda": 150e-6}
 """Seconds of a call that computes nothing."""
@@ -29,6 +31,13 @@ TORCH_SECONDS_PER_PLACE_LARGE = 1.2e-7
 (measured on 1x1x1024x1024: 30 ms with 3x3 and 5x5, 160 ms with 7x7).
 """
 
+FFT_SECONDS = {
+    "reference": (3.5e-9, 1.5e-9, 60e-6),
+    "torch:cpu": (1.5e-9, 0.8e-9, 60e-6),
+    "torch:cuda": (2e-11, 1e-11, 60e-6),
+}
+"""For each transformed element, each product of complex numbers, and each tile that is started."""
+
 CUDA_MACS_PER_SECOND = 1e13
 CUDA_BYTES_PER_SECOND = 1e10
 """Through pageable host memory."""
@@ -42,8 +51,10 @@ class Estimate(NamedTuple):
     workspace_bytes: int
 
 
-def estimate(geometry: Geometry, backend: str, threads: int) -> Estimate:
-    """The cost of a direct convolution on the back end of that name."""
+def estimate(geometry: Geometry, backend: str, threads: int, algorithm: ChosenAlgorithm = "direct") -> Estimate:
+    """The cost of a convolution on the back end of that name."""
+    if algorithm == "fft":
+        return _fft(tiling(geometry), backend)
     if backend == "reference":
         return Estimate(_reference_seconds(geometry, threads), geometry.macs, methods.workspace_bytes(geometry))
     if backend.startswith("torch:cuda"):
@@ -51,6 +62,13 @@ def estimate(geometry: Geometry, backend: str, threads: int) -> Estimate:
         seconds = OVERHEAD["torch:cuda"] + geometry.macs / CUDA_MACS_PER_SECOND + moved / CUDA_BYTES_PER_SECOND
         return Estimate(seconds, geometry.macs, torch_memory.workspace_bytes(geometry))
     return Estimate(_torch_seconds(geometry, threads), geometry.macs, torch_memory.workspace_bytes(geometry))
+
+
+def _fft(tiles: Tiling, backend: str) -> Estimate:
+    kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
+    element, product, launch = FFT_SECONDS[kind]
+    seconds = tiles.transformed * element + tiles.multiplied * product + tiles.launches * launch
+    return Estimate(OVERHEAD[kind] + seconds, tiles.work, tiles.workspace_bytes)
 
 
 def _reference_seconds(geometry: Geometry, threads: int) -> float:

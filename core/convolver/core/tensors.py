@@ -62,6 +62,14 @@ def _checked_bool(raw: Array, field: str) -> Array:
     return raw.view(np.bool_)
 
 
+def first_nonfinite(array: Array) -> tuple[int, ...] | None:
+    """The index of the first NaN or infinity, or None."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return None
+    return tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
+
+
 def inline(tensors: Mapping[str, Sourced], entries: Sequence[memoryview]) -> dict[str, Array]:
     """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`.
 

@@ -4,17 +4,18 @@ answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NoReturn
 
 from convolver.core import codec
-from convolver.core.backends import available
+from convolver.core.backends import Smeared, available
 from convolver.core.choose import Capability, choose
-from convolver.core.errors import InvalidConvolution, Unsupported
+from convolver.core.errors import InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.plan import Limits, Plan
-from convolver.core.tensors import Sourced, inline
+from convolver.core.tensors import Sourced, first_nonfinite, inline
 from convolver.core.unknown import unknown_field
+from convolver.server import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,14 @@ class Job:
 
     plan: Plan
     tensors: dict[str, Sourced]
+
+
+class Replanned(Exception):
+    """A job that was planned as FFT, and whose operands do not allow that; `job` is the same by direct sums."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job = job
 
 
 class Engine:
@@ -74,13 +83,38 @@ class Engine:
         """Computes, in the calling thread, with the bytes of the request's tensors.
 
         Raises:
-            InvalidConvolution: the bytes are not those of the headers.
+            InvalidConvolution: the bytes are not those of the headers, or "fft" was asked for and cannot be.
             IntegerOverflow: an integer result does not fit.
+            Replanned: the job has to run otherwise.
+            LimitExceeded: and that is more than this server takes.
         """
         arrays = inline(job.tensors, entries)
+        if job.plan.algorithm == "fft":
+            for field in ("input", "weight"):
+                index = first_nonfinite(arrays[field])
+                if index is not None:
+                    where = f"{field}[{', '.join(map(str, index))}] is {arrays[field][index]}"
+                    self._replan(job, f"{where}, which an FFT would spread over the whole output", field)
         backend = self._backends[job.plan.backend]
         prepared = backend.prepare(job.plan, arrays["weight"], arrays.get("bias"))
-        return backend.run(job.plan, prepared, arrays["input"])
+        try:
+            return backend.run(job.plan, prepared, arrays["input"])
+        except Smeared:
+            self._replan(job, f"the sums pass the range of {job.plan.operation.dtype} within an FFT", "input")
+
+    def _replan(self, job: Job, why: str, field: str) -> NoReturn:
+        """Raises Replanned with the job as direct sums, or what refuses it."""
+        plan = job.plan
+        if plan.execution.algorithm == "fft":
+            raise InvalidConvolution(why, field)
+        direct = replace(plan.execution, algorithm="direct")
+        try:
+            chosen = choose(plan.geometry, direct, self.capabilities, self.limits)
+        except LimitExceeded as refusal:
+            text = f"{why} (work {plan.work}), and by direct sums {refusal}"
+            raise LimitExceeded(text, refusal.subject, refusal.limit, refusal.value, refusal.setting) from None
+        metrics.REPLANNED.inc()
+        raise Replanned(Job(replace(chosen, execution=plan.execution), job.tensors)) from None
 
     def device(self, plan: Plan) -> str:
         """The name, for people, of what the plan runs on."""

@@ -98,6 +98,12 @@ REFUSED = Counter(
     registry=REGISTRY,
 )
 
+REPLANNED = Counter(
+    "convolver_replanned_total",
+    "Requests planned as FFT whose values did not allow it, so that they were planned again as direct sums.",
+    registry=REGISTRY,
+)
+
 
 def expect(backends: Iterable[str]) -> None:
     """Show zeros for what these back ends will count, so that a rate sees the first request too."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import platform
 import time
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,11 +19,12 @@ from convolver.core.plan import Plan, Report
 from convolver.core.tensors import to_bytes
 from convolver.core.wire import join, split
 from convolver.server import metrics
+from convolver.server.engine import Replanned
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from convolver.server.calls import Calls
     from convolver.server.engine import Engine, Job
@@ -70,9 +71,15 @@ class ConvolutionService:
         accept = self._remembered if len(header) <= LONGEST_REMEMBERED else self._accepted
         job, plan = accept(header)
         accepted = time.perf_counter()
-        answer = await self._scheduler.run(
-            job.plan.peak_bytes, lambda: self._answer(job, plan, entries, accepted - received, accepted)
-        )
+
+        def computed(job: Job, plan: plan_pb2.Plan) -> Awaitable[bytes]:
+            work = partial(self._answer, job, plan, entries, accepted - received, accepted)
+            return self._scheduler.run(job.plan.peak_bytes, work)
+
+        try:
+            answer = await computed(job, plan)
+        except Replanned as again:
+            answer = await computed(again.job, codec.plan_to_proto(again.job.plan))
         metrics.SENT_BYTES.inc(len(answer))
         return answer
 

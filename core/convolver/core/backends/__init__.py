@@ -35,6 +35,10 @@ class Prepared(NamedTuple):
     bias: Any
 
 
+class Smeared(ArithmeticError):
+    """A Fourier transform was given NaN or infinity, or passed its type's range, and has spread it over its output."""
+
+
 class Backend(Protocol):
     """One back end on one device. Inputs are never written to."""
 
@@ -46,7 +50,12 @@ class Backend(Protocol):
         """Weight and bias, in the operation's layout, brought into the form that `run` wants."""
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
-        """The convolution. Raises IntegerOverflow where an integer result does not fit."""
+        """The convolution.
+
+        Raises:
+            IntegerOverflow: an integer result does not fit.
+            Smeared: the plan's algorithm is "fft" and the operands do not allow it.
+        """
 
 
 def available(name: str, threads: int) -> list[Backend]:

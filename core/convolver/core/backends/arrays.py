@@ -26,6 +26,18 @@ def canonical_weight(op: Operation, array: Array) -> Array:
     return np.flip(array, tuple(range(2, array.ndim))) if op.flip else array
 
 
+def forward_weight(geometry: Geometry, canonical: Array) -> Array:
+    """The canonical weight of a transposed convolution, (C, O/groups, *K), as that of the forward one that it is of the
+    dilated input: (O, C/groups, *K), turned by 180 degrees. A forward one as it is.
+    """
+    op = geometry.operation
+    if not op.transposed:
+        return canonical
+    grouped = canonical.reshape(op.groups, geometry.channels_per_group, -1, *geometry.kernel).swapaxes(1, 2)
+    turned = np.flip(grouped, tuple(range(3, grouped.ndim)))
+    return turned.reshape(geometry.out_channels, geometry.channels_per_group, *geometry.kernel)
+
+
 def in_layout(op: Operation, canonical: Array) -> Array:
     """An output (N, O, *S) in the operation's layout, contiguous."""
     array = canonical if op.layout == "channels_first" else np.moveaxis(canonical, 1, -1)

@@ -10,13 +10,14 @@ import time
 import numpy as np
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, Outcome, Prepared, memory
+from convolver.core.backends import Array, Outcome, Prepared, fft, memory
 from convolver.core.backends.activations import activate
-from convolver.core.backends.arrays import canonical_input, canonical_weight, in_layout, padded
+from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, in_layout, padded
 from convolver.core.backends.integers import exact_sum, fitted
 from convolver.core.backends.sums import summed
 from convolver.core.choose import Capability
 from convolver.core.plan import Plan
+from convolver.core.tiling import tiling
 
 
 class ReferenceBackend:
@@ -29,17 +30,21 @@ class ReferenceBackend:
             threads=threads,
             memory_bytes=memory(),
             dtypes=frozenset(dtypes.TABLE),
+            algorithms=("direct", "fft"),
         )
 
     def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
-        """The weight canonical, contiguous and in the accumulator's type; integers stay as they are, since their sums
-        depend on the values.
+        """The weight canonical, contiguous and in the accumulator's type, or its spectra; integers stay as they are,
+        since their sums depend on the values.
         """
         canonical = canonical_weight(plan.operation, weight)
         if dtypes.TABLE[plan.operation.dtype].exact:
             return Prepared(np.ascontiguousarray(canonical), bias)
         wide = _accumulator(plan).numpy
-        return Prepared(np.ascontiguousarray(canonical, dtype=wide), None if bias is None else bias.astype(wide))
+        weight = np.ascontiguousarray(canonical, dtype=wide)
+        if plan.algorithm == "fft":
+            weight = fft.spectra(tiling(plan.geometry), forward_weight(plan.geometry, weight))
+        return Prepared(weight, None if bias is None else bias.astype(wide))
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
         """The convolution. Raises IntegerOverflow where an integer result does not fit."""
@@ -62,12 +67,20 @@ def _computed(plan: Plan, prepared: Prepared, x: Array) -> Array:
 def _floats(plan: Plan, prepared: Prepared, x: Array) -> Array:
     op = plan.operation
     with np.errstate(all="ignore"):  # NaN and infinity travel as IEEE has them
-        sums = summed(plan.geometry, padded(plan.geometry, x, _accumulator(plan).numpy), prepared.weight)
+        sums = _summed(plan, prepared, x)
         if prepared.bias is not None:
             sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
         if op.activation != "none":
             activate(op.activation, sums)
         return in_layout(op, sums.astype(dtypes.TABLE[op.output_dtype].numpy, copy=False))
+
+
+def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:
+    wide = _accumulator(plan).numpy
+    if plan.algorithm == "direct":
+        return summed(plan.geometry, padded(plan.geometry, x, wide), prepared.weight)
+    tiles = tiling(plan.geometry)
+    return fft.convolved(tiles, padded(tiles.geometry, x, wide), prepared.weight)
 
 
 def _integers(plan: Plan, prepared: Prepared, x: Array) -> Array:

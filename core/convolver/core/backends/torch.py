@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, Outcome, Prepared, last, memory
-from convolver.core.backends.arrays import canonical_input, canonical_weight, source_positions
+from convolver.core.backends import Array, Outcome, Prepared, last, memory, torch_fft
+from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, source_positions
 from convolver.core.choose import Capability
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.operation import Execution, Operation
 from convolver.core.parameters import Activation
 from convolver.core.plan import Plan
+from convolver.core.tiling import tiling
 
 _SWITCHES = threading.Lock()
 """torch's switches are the whole process's: held over [set them, launch]."""
@@ -73,12 +74,18 @@ class TorchBackend:
             threads=threads if on_cpu else properties.multi_processor_count,
             memory_bytes=memory() if on_cpu else properties.total_memory,
             dtypes=frozenset(name for name, row in dtypes.TABLE.items() if not row.exact),
+            algorithms=("direct", "fft"),
         )
 
     def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
-        """Both on the device, in the accumulator's type, the weight canonical and contiguous."""
-        canonical = np.ascontiguousarray(canonical_weight(plan.operation, weight))
-        return Prepared(self._sent(plan, canonical), None if bias is None else self._sent(plan, bias))
+        """Both on the device, in the accumulator's type, the weight canonical and contiguous, or its spectra."""
+        canonical = canonical_weight(plan.operation, weight)
+        on_device = None if bias is None else self._sent(plan, bias)
+        if plan.algorithm == "direct":
+            return Prepared(self._sent(plan, np.ascontiguousarray(canonical)), on_device)
+        forward = self._sent(plan, np.ascontiguousarray(forward_weight(plan.geometry, canonical)))
+        with torch.inference_mode():
+            return Prepared(torch_fft.spectra(tiling(plan.geometry), forward), on_device)
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
         """The convolution."""
@@ -87,7 +94,7 @@ class TorchBackend:
         self._finish()
         sent = time.perf_counter()
         with self._switched(plan.execution), torch.inference_mode():
-            y = _convolved(plan.geometry, x, prepared)
+            y = _convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
         y = in_layout(plan.operation, _ACTIVATIONS[plan.operation.activation](y))
         self._finish()
         computed = time.perf_counter()
@@ -174,20 +181,29 @@ def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch
     return _FORWARD[geometry.ndim](x, prepared.weight, prepared.bias, op.stride, padding, op.dilation, groups)
 
 
-def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...] | int]:
+def _by_fft(plan: Plan, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    tiles = tiling(plan.geometry)
+    x, left = _padded(tiles.geometry, x)
+    if any(left):
+        x = F.pad(x, [side for amount in reversed(left) for side in (amount, amount)])
+    y = torch_fft.convolved(tiles, x, prepared.weight)
+    return y if prepared.bias is None else y.add_(prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim))
+
+
+def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
     """X dilated, cropped and padded, as far as torch's own symmetric zero padding (the second value) cannot do it."""
-    op = geometry.operation
+    op, none = geometry.operation, (0,) * geometry.ndim
     if not x.numel():  # of an empty dimension the padding alone is left; torch refuses to pad some of them
-        return x.new_full((*x.shape[:2], *geometry.padded_size), op.padding_value), 0
+        return x.new_full((*x.shape[:2], *geometry.padded_size), op.padding_value), none
     x = _dilated(geometry, x)
     if op.padding_mode == "zeros" and op.pad_begin == op.pad_end and min(op.pad_begin) >= 0:
         return x, op.pad_begin
     if op.padding_mode in ("zeros", "constant"):
         pairs = [side for d in reversed(range(geometry.ndim)) for side in (op.pad_begin[d], op.pad_end[d])]
-        return F.pad(x, pairs, value=op.padding_value), 0
+        return F.pad(x, pairs, value=op.padding_value), none
     for d in range(geometry.ndim):
         x = _gathered(op, x, d)
-    return x, 0
+    return x, none
 
 
 def _dilated(geometry: Geometry, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.core.operations import ACTIVATIONS, BACKENDS, Array, run
 
 from convolver.core.backends import activations
 from convolver.core.backends.activations import activate
+from convolver.core.backends.erfc import erfc
 from convolver.core.operation import Tensor
 from convolver.core.parameters import Activation
 from convolver.core.parse import parse
@@ -35,6 +37,16 @@ each_activation = pytest.mark.parametrize("name", ACTIVATIONS[1:])
 def test_doubles_have_the_formulas_values_in_the_tails_too(name: Activation) -> None:
     expected, y = oracle.activated(name, GRID), activated(name, GRID)
     np.testing.assert_allclose(y, expected, rtol=4e-14, atol=5e-16)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-15), ("float32", 1e-6)])
+def test_the_complementary_error_function_is_the_c_librarys(dtype: str, rtol: float) -> None:
+    x = np.concatenate([np.linspace(-7, 9, 20_001), [0.0, -0.0, 0.46875, 4.0, -4.0, np.inf, -np.inf]]).astype(dtype)
+    expected = np.vectorize(math.erfc)(x.astype(np.float64))
+    y = erfc(x)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, expected, rtol=rtol, atol=1e-38 if dtype == "float32" else 0)
+    assert np.isnan(erfc(np.array([np.nan], dtype)))
 
 
 def test_gelu_is_exact_far_out_where_1_plus_erf_has_cancelled() -> None:

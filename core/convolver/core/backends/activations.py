@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from convolver.core.backends import Array
+from convolver.core.backends.erfc import erfc
 from convolver.core.parameters import Activation
 
 BLOCK = 1 << 12
@@ -34,7 +35,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _gelu(x: Array) -> Array:
-    y: Array = x * 0.5 * _erfc(x * -math.sqrt(0.5))
+    y: Array = x * 0.5 * erfc(x * -math.sqrt(0.5))
     return y
 
 
@@ -42,8 +43,6 @@ def _gelu_tanh(x: Array) -> Array:
     y: Array = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return y
 
-
-_erfc: Callable[[Array], Array] = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none
 
 _FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     "none": lambda x: x,

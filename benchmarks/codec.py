@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks._measure import RESULTS, Table, duration, interleave, machine, medians, write
 
+from benchmarks._measure import RESULTS, Table, duration, interleave, machine, medians, write
 from convolver.core.wire import join, split
 from convolver.v1 import convolution_pb2, convolution_service_pb2, tensor_pb2
 

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+
 from benchmarks import naive
 from benchmarks._measure import RESULTS, Table, duration, interleave, machine, medians, write
-
 from convolver.client import Client
 
 if TYPE_CHECKING:

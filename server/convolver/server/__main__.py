@@ -13,10 +13,11 @@ def main() -> None:
     settings.
     """
     try:
+        from convolver.core import environment
         from convolver.server.settings import load
 
         settings = load()
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.threads))  # read once, when NumPy is loaded
+        environment.prepare(settings.threads)
         from convolver.server.server import Server  # after the settings, so that --help and a wrong flag are quick
     except ImportError as error:
         sys.exit(f"convolver-server: {error}; pip install 'convolver[server]'")

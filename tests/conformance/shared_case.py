@@ -1,6 +1,7 @@
 """The shared conformance cases through a service, for the runner that lies beside them:
 
-    CONVOLVER_ADDRESS=127.0.0.1:50051 python ../shared/conformance/replay.py --conv tests.conformance.shared_case:conv
+    CONVOLVER_ADDRESS=127.0.0.1:50051 python ../shared/conformance/replay.py \\
+        --conv tests.conformance.shared_case:conv --grad tests.conformance.shared_case:conv_grad
 
 CONFORMANCE_BACKEND names the back end (reference, torch, torch:cuda:0 ...; auto without it): types that it does not
 compute go where the chooser puts them. A suite's own words for padding, its sizes and its layout are passed on where
@@ -62,8 +63,10 @@ def conv(case: Case) -> Array:
 
 
 def conv_grad(case: Case) -> dict[str, Array]:
-    """Gradients, which are not served yet."""
-    raise NotImplementedError(f"gradients of {case.op}")
+    """The gradients of the case's input, weight and bias in its own layouts, as `conv`; of doubles, as the suites have
+    them.
+    """
+    return differentiated(_served(os.environ.get("CONFORMANCE_BACKEND", "auto")), case)
 
 
 @cache
@@ -78,6 +81,27 @@ def convolved(served: Served, case: Case) -> Array:
     request = requested(case)
     output = called(served, case, request)
     return output if request.native else case.from_canonical(output)
+
+
+def differentiated(served: Served, case: Case) -> dict[str, Array]:
+    """`conv_grad`, from this service."""
+    request = requested(case)
+    spatial, channels = _letters(case)
+    given = case.params["layout"]
+    order = {name: given[name] if request.native else "NC" + spatial for name in ("input", "output")}
+    order["weight"] = given["weight"] if request.native else channels + spatial
+    g = _present(case, "grad_output")
+    if not request.native:
+        g = _ordered(g, given["output"], "NC", spatial)
+    wide = "complex128" if request.input.dtype.kind == "c" else "float64"
+    operands = (each.astype(wide) for each in (request.input, request.weight, g))
+    grads = served.client.gradients(*operands, bias=True, backend=served.asked(wide), **request.parameters)
+    weight = np.conj(grads.weight) if case.params["conj"] else grads.weight
+    return {
+        "grad_input": _turned(grads.input, order["input"], given["input"]),
+        "grad_weight": _turned(weight, order["weight"], given["weight"]),
+        "grad_bias": grads.bias,
+    }
 
 
 def called(served: Served, case: Case, request: Request) -> Array:
@@ -168,10 +192,17 @@ def _ordered(array: Array, letters: str, leading: str, spatial: str) -> Array:
     return np.transpose(array, [letters.index(letter) for letter in order])
 
 
+def _turned(array: Array, letters: str, wanted: str) -> Array:
+    """The dimensions in the wanted order, without those of size 1 that are not wanted."""
+    array = array.squeeze(tuple(i for i, letter in enumerate(letters) if letter not in wanted))
+    left = [letter for letter in letters if letter in wanted]
+    return array.transpose([left.index(letter) for letter in wanted])
+
+
 def _parameters(case: Case) -> dict[str, Any]:
     p = case.params
     parameters = {name: p[name] for name in ("stride", "dilation", "groups", "flip", "transposed")}
-    parameters["padding"] = _padding(case)
+    parameters |= {"padding": _padding(case), "algorithm": "direct"}  # whose tolerance is the runner's
     if p["transposed"]:
         wanted = p.get("output_shape")
         return parameters | ({"output_size": wanted} if wanted else {"output_padding": p["output_padding"]})

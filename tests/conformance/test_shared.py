@@ -57,7 +57,9 @@ def replayed(client: Client, modules: Callable[[str], Any]) -> Callable[[str], R
 
     @cache
     def replay(backend: str) -> Replay:
-        return Replay(*modules("replay").run(partial(shared_case.convolved, Served.by(client, backend))))
+        served = Served.by(client, backend)
+        functions = (partial(function, served) for function in (shared_case.convolved, shared_case.differentiated))
+        return Replay(*modules("replay").run(*functions))
 
     return replay
 
@@ -82,6 +84,12 @@ def test_nothing_is_unsupported_but_what_is_for_later(replayed: Callable[[str], 
 
 def test_the_cases_are_all_there(replayed: Callable[[str], Replay], backend: str) -> None:
     assert sum(counts["cases"] for counts in replayed(backend).counts.values()) >= 1698
+
+
+def test_all_gradients_are_right(replayed: Callable[[str], Replay], backend: str) -> None:
+    counts = replayed(backend).counts.values()
+    assert sum(each["grad_pass"] for each in counts) >= 300
+    assert not any(each["grad_fail"] or each["grad_unsupported"] for each in counts)
 
 
 def test_what_must_fail_is_refused_by_the_sdk_and_not_by_the_adapter(

@@ -135,6 +135,13 @@ def test_narrow_floats_are_summed_in_float32_and_rounded_once(name: str) -> None
 
 
 @each_backend
+def test_narrow_floats_are_rounded_after_the_bias_alone(name: str) -> None:
+    x, w, bias = rows([2048, 1], "float16"), rows([1, 1], "float16"), np.ones(1, np.float16)
+    op = parse(Tensor("float16", x.shape), Tensor("float16", w.shape), Tensor("float16", bias.shape), {})
+    assert float(run(op, x, w, bias, name)[0, 0, 0]) == 2050.0  # 2049 rounds to 2048, and so does 2048 + 1
+
+
+@each_backend
 def test_a_wider_output_widens_the_sum(name: str) -> None:
     x = rows([2**24, 1, 1])
     y = run(operation(x.shape, (1, 1, 3), output_dtype="float64"), x, rows([1, 1, 1]), name=name)
@@ -156,6 +163,14 @@ def test_flip_of_a_single_element_is_the_element(name: str, ndim: int) -> None:
     oracle.assert_agrees(op, run(op, x, w, name=name), x, w)
 
 
+@each_backend
+@pytest.mark.parametrize("weight", [(6, 3, 1), (6, 3, 3), (4, 1, 3)], ids=str)
+def test_batch_groups_are_consecutive_parts_of_the_batch(name: str, weight: tuple[int, int, int]) -> None:
+    op = operation((6, weight[1], 5), weight, batch_groups=2)
+    x, w, _ = arrays(op, 0)
+    oracle.assert_agrees(op, run(op, x, w, name=name), x, w)
+
+
 @pytest.mark.parametrize("sizes", [(1, 1), (1 << 8, 1 << 6), (1 << 12, 1 << 12)], ids=str)
 @settings(max_examples=100)
 @given(drawn=requests("float64"), seed=seeds)
@@ -171,6 +186,7 @@ def test_blocks_of_any_size_give_the_same(sizes: tuple[int, int], drawn: Request
 
 OUTSIDE = [
     ({"padding": [(7, -10)]}, "after the end"),
+    ({"padding": [(5, -8)]}, "just after the end"),
     ({"padding": [(-10, 7)]}, "before the beginning"),
     ({"padding": [(-2, -3)]}, "around"),
     ({"padding": [(3, -4)], "stride": 4, "output_padding": 3}, "with output_padding"),

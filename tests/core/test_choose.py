@@ -120,6 +120,16 @@ def test_fft_is_never_exact_and_never_deterministic(dtype: DTypeName, *, determi
     assert planned(geometry(dtype=dtype), [able], deterministic=deterministic).algorithm == "direct"
 
 
+def test_torch_takes_transposed_strides_up_to_its_limit_and_not_one_more() -> None:
+    tensors = Tensor("float32", (1, 1, 2)), Tensor("float32", (1, 1, 3))
+    largest, beyond = (
+        Geometry.of(parse(*tensors, None, {"transposed": True, "stride": stride})) for stride in (2**15 - 1, 2**15)
+    )
+    assert planned(largest, [TORCH]).backend == "torch:cpu"
+    with pytest.raises(Unsupported, match="torch:cpu takes transposed strides up to 32767"):
+        planned(beyond, [TORCH])
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "direct"])
 def test_the_direct_sum_is_what_there_is(algorithm: str) -> None:
     plan = planned(geometry(), ALL, algorithm=algorithm)

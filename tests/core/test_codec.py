@@ -12,18 +12,12 @@ from tests.core.operations import Request, requests
 from convolver.core import parameters as core
 from convolver.core.choose import Capability, choose
 from convolver.core.codec import (
-    capability_from_proto,
-    capability_to_proto,
     convolution_to_proto,
     execution_from_proto,
     execution_to_proto,
     operation_from_proto,
     parameters_from_proto,
     parameters_to_proto,
-    plan_from_proto,
-    plan_to_proto,
-    report_from_proto,
-    report_to_proto,
     tensor_from_proto,
     tensor_to_proto,
 )
@@ -32,6 +26,14 @@ from convolver.core.geometry import Geometry
 from convolver.core.operation import LARGEST, Execution, Tensor
 from convolver.core.parse import parse, parse_execution
 from convolver.core.plan import Plan, Report
+from convolver.core.plan_codec import (
+    capability_from_proto,
+    capability_to_proto,
+    plan_from_proto,
+    plan_to_proto,
+    report_from_proto,
+    report_to_proto,
+)
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import convolution_service_pb2 as service_pb2
 from convolver.v1 import plan_pb2, tensor_pb2
@@ -169,5 +171,5 @@ def test_the_largest_plan_that_the_contract_can_say_travels() -> None:
     geometry = Geometry.of(
         parse(Tensor("int8", (1, 1, LARGEST, LARGEST)), Tensor("int8", (1, 1, 2, 2)), None, {"padding": "same"})
     )
-    plan = Plan(geometry, Execution(), "reference", "direct", 1, geometry.macs, 2**64 - 1)
+    plan = Plan(geometry, Execution(), "reference", "direct", 1, 2**64 - 1, 2**64 - 1)
     assert plan_from_proto(travelled(plan_to_proto(plan))) == plan

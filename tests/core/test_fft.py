@@ -12,6 +12,7 @@ from tests.core import oracle
 from tests.core.operations import BACKENDS, Array, arrays, backend, operation, requests
 
 from convolver.core import tiling
+from convolver.core.backends import Smeared
 from convolver.core.choose import choose
 from convolver.core.dtypes import DTypeName
 from convolver.core.geometry import Geometry
@@ -52,6 +53,7 @@ def test_results_are_within_their_bound_of_the_oracles(name: str, dtype: DTypeNa
 
 LARGE: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 1, 5000), (1, 1, 129), {"padding": "same"}),
+    ((1, 1, 5000), (1, 1, 129), {"stride": 7}),
     ((1, 1, 5000), (1, 1, 4000), {"padding": "full"}),
     ((1, 1, 700, 500), (1, 1, 9, 9), {"padding": (1, 4)}),
     ((1, 1, 300, 200), (1, 1, 31, 25), {"padding": 12, "stride": 3}),
@@ -71,10 +73,26 @@ def test_many_tiles_and_blocks_make_one_output(name: str, input: Any, weight: An
     assert_within_the_bound(op, *arrays(op, 3), name)
 
 
+@each_backend
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_a_transform_would_spread_over_the_whole_output_is_not_believed(name: str, value: float) -> None:
+    op = operation((2, 1, 64), (1, 1, 9))
+    x, w, _ = arrays(op, 3)
+    spoilt = x.copy()
+    spoilt[1, 0, 40] = value
+    with pytest.raises(Smeared):
+        by_fft(op, spoilt, w, None, name)
+
+
 def test_some_of_them_have_several_tiles_blocks_and_matrices() -> None:
     tilings = [tiling.tiling(Geometry.of(operation(x, w, "float32", **kw))) for x, w, kw in LARGE]
     assert max(tiles.tiles for tiles in tilings) > 4
     assert any(tiles.launches > tiles.tiles for tiles in tilings)
+    assert any(
+        count > 1 and step % stride
+        for tiles in tilings
+        for count, step, stride in zip(tiles.counts, tiles.steps, tiles.geometry.operation.stride, strict=True)
+    )
     assert {tiles.by_matrices for tiles in tilings} == {True, False}
 
 

@@ -168,6 +168,13 @@ def test_sums_beyond_64_bits_are_refused_with_their_index_and_about_their_value(
         signal([1, value], [3], dtype, overflow=overflow)
 
 
+@pytest.mark.parametrize("overflow", ["error", "saturate"])
+def test_a_sum_just_beyond_64_bits_is_refused_though_its_shadow_is_just_below(overflow: str) -> None:
+    """The sum is 2^63 + 125, but as doubles its terms are 2^62, 2^61 and 2^61 - 768, and their sum 2^63 - 1024."""
+    with pytest.raises(IntegerOverflow, match=r"output\[0, 0, 0\] is about 9\.22337e\+18"):
+        signal([2**62 + 511, 2**61 + 255, 2**61 - 641], [1, 1, 1], "int64", overflow=overflow)
+
+
 def test_the_index_is_in_the_callers_layout() -> None:
     x, w = np.array([[[1, 0], [0, 100]]], np.int8), np.full((1, 2, 1), 2, np.int8)
     op = parse(Tensor("int8", (1, 2, 2)), Tensor("int8", (1, 2, 1)), None, {"layout": "channels_last"})

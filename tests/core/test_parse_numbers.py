@@ -78,6 +78,7 @@ MANY = (LARGEST, LARGEST, 1, 1)
 NARROW = (1, 1, 1, 1)
 TOO_LARGE = [
     case("input", {}, "input.shape", f"input {WIDE} of float32", f"{4 * LARGEST**2} bytes", input=WIDE, weight=NARROW),
+    case("input just so", {}, "input.shape", f"{2**63} bytes", input=(2, 1, 2**30, 2**30), weight=NARROW),
     case("input of an empty batch", {}, "input.shape", f"{4 * LARGEST**2} bytes", input=(0, *WIDE[1:]), weight=NARROW),
     case("weight", {}, "weight.shape", f"{4 * LARGEST**2} bytes", input=(1, *MANY[1:]), weight=MANY),
     case("kernel", {"padding": 2**30}, "weight.shape", f"{4 * LARGEST**2} bytes", input=NARROW, weight=WIDE),

@@ -14,8 +14,8 @@ from convolver.core.choose import choose
 from convolver.core.dtypes import TABLE
 from convolver.core.errors import IntegerOverflow, LimitExceeded
 from convolver.core.geometry import Geometry
-from convolver.core.operation import LARGEST, Execution, Tensor
-from convolver.core.parse import parse
+from convolver.core.operation import LARGEST, Tensor
+from convolver.core.parse import parse, parse_execution
 from convolver.core.plan import LARGEST_COUNT, Limits, Plan
 
 SERVERS = Limits(max_output_elements=2**30, max_request_bytes=2**34, max_work=10**12)
@@ -24,7 +24,7 @@ SERVERS = Limits(max_output_elements=2**30, max_request_bytes=2**34, max_work=10
 def planned(input: tuple[int, ...], weight: tuple[int, ...], dtype: Any = "float32", **parameters: Any) -> Plan:  # noqa: ANN401 - as callers write it
     """On the reference, without bias."""
     op = parse(Tensor(dtype, input), Tensor(dtype, weight), None, parameters)  # type: ignore[arg-type]  # of any kind
-    return choose(Geometry.of(op), Execution(), [backend("reference").capability])
+    return choose(Geometry.of(op), parse_execution(parameters), [backend("reference").capability])  # type: ignore[arg-type]  # of any kind
 
 
 PLAIN = ((1, 3, 8, 8), (4, 3, 3, 3))
@@ -88,11 +88,12 @@ ATTACKS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "padding 2^30, stride 2^30": ((1, 1, 2, 2), (1, 1, 3, 3), {"padding": 2**30 - 1, "stride": 2**30}),
     "input_dilation 2^30": ((1, 1, 2, 2), (1, 1, 3, 3), {"input_dilation": 2**30}),
     "input_dilation 2^30, stride 2^30": ((1, 1, 3, 3), (1, 1, 1, 1), {"input_dilation": 2**30 - 1, "stride": 2**30}),
-    "full mode of two long signals": ((1, 1, 2**24), (1, 1, 2**24), {"padding": "full"}),
+    "full mode of two long signals": ((1, 1, 2**24), (1, 1, 2**24), {"padding": "full", "algorithm": "direct"}),
+    "the same by FFT": ((1, 1, 2**24), (1, 1, 2**24), {"padding": "full"}),
     "many kernels": ((1, 1, 2**12, 2**12), (2**20, 1, 1, 1), {}),
     "an empty batch of huge pictures": ((0, 3, 2**20, 2**20), (4, 3, 3, 3), {"transposed": False, "batch_groups": 1}),
 }
-HARMLESS = {"an empty batch of huge pictures"}
+HARMLESS = {"an empty batch of huge pictures", "the same by FFT"}
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in HARMLESS])

@@ -52,6 +52,7 @@ def test_the_names_are_the_ecosystems_and_our_own() -> None:
         "convolver_in_flight",
         "convolver_memory_bytes",
         "convolver_refused_total",
+        "convolver_replanned_total",
     }
 
 

@@ -1,4 +1,4 @@
-"""The SDK: `Client` calls a Convolver service, and feels like torch.nn.functional."""
+"""The SDK: `Client` calls a Convolver service, and feels like torch.nn.functional; `AsyncClient` does with `await`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convolver.client._client_async import AsyncClient
     from convolver.client._client_shared import Answer, Info
     from convolver.client._client_sync import Client
+    from convolver.client._gradients import Gradients
     from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable, TransportError
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
 
 _HOMES = {
     "Answer": "convolver.client._client_shared",
+    "AsyncClient": "convolver.client._client_async",
     "Client": "convolver.client._client_sync",
     "DeadlineExceeded": "convolver.client.errors",
+    "Gradients": "convolver.client._gradients",
     "Info": "convolver.client._client_shared",
     "NotAuthorised": "convolver.client.errors",
     "Parameters": "convolver.core.parameters",
@@ -27,8 +31,10 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "AsyncClient",
     "Client",
     "DeadlineExceeded",
+    "Gradients",
     "Info",
     "NotAuthorised",
     "Parameters",

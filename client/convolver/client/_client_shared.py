@@ -1,12 +1,10 @@
-"""All of a client that has no colour: requests and answers as bytes, targets, what a failed call means."""
+"""All of a client that has no colour: requests and answers as bytes, and what a failed call means."""
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import grpc
 import numpy as np
@@ -15,7 +13,7 @@ from grpc_status import rpc_status
 
 from convolver.client._interchange import AnyArray, like, to_array
 from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable
-from convolver.core import codec, dtypes
+from convolver.core import codec, dtypes, plan_codec
 from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Tensor
@@ -36,34 +34,6 @@ if TYPE_CHECKING:
 
 REMEMBERED = 256
 """Headers of requests, and plans of answers, that are kept: callers use the same few shapes again and again."""
-
-ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
-SERVICE = pb.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
-
-_RETRIES = {
-    "methodConfig": [
-        {
-            "name": [{"service": SERVICE}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-
-CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
-    ("grpc.max_send_message_length", -1),  # the server's limit is the one that counts
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.service_config", json.dumps(_RETRIES)),
-    ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
-)
 
 _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
     grpc.StatusCode.CANCELLED: ServiceUnavailable,
@@ -104,7 +74,7 @@ class Info(NamedTuple):
         return tuple(name for name in dtypes.TABLE if any(name in backend.dtypes for backend in self.backends))
 
 
-class _Written:
+class Written:
     """Parameters that compare by how they are written, since 1, 1.0 and True are equal to Python and not to us."""
 
     __slots__ = ("_text", "parameters")
@@ -117,7 +87,7 @@ class _Written:
             self._text = f"{id(self)}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Written) and self._text == other._text
+        return isinstance(other, Written) and self._text == other._text
 
     def __hash__(self) -> int:
         return hash(self._text)
@@ -130,17 +100,6 @@ class Request(NamedTuple):
     like: AnyArray
 
 
-def address_or_none(address: str | None) -> str | None:
-    """The address to call: the one given, else CONVOLVER_ADDRESS, else None, which stands for an embedded server.
-
-    Raises ValueError for an empty address and for a list of several.
-    """
-    chosen = address if address is not None else os.environ.get(ADDRESS_VARIABLE) or None
-    if chosen is not None and (not chosen.strip() or "," in chosen):
-        raise ValueError(f"the address is {chosen!r}; it must be one host:port, unix:/path or dns:///host:port")
-    return chosen
-
-
 def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, parameters: Parameters) -> Request:
     """A Convolve request.
 
@@ -149,22 +108,22 @@ def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, paramete
     values = {"weight": weight, "bias": bias, "input": input}
     arrays = {name: to_array(value) for name, value in values.items() if name != "bias" or value is not None}
     headers = {name: header(array, name) for name, array in arrays.items()}
-    message = _request_header(headers["input"], headers["weight"], headers.get("bias"), _Written(parameters))
+    message = _request_header(headers["input"], headers["weight"], headers.get("bias"), Written(parameters))
     return Request(join(message, [to_bytes(array) for array in arrays.values()]), input)
 
 
 @lru_cache(REMEMBERED)
-def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written: _Written) -> bytes:
+def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written: Written) -> bytes:
     convolution = _convolution(input, weight, bias, written.parameters)
     return pb.ConvolveRequest(convolution=convolution).SerializeToString()
 
 
 def convolve_answer(request: Request, response: bytes) -> Answer:
     """The answer of a Convolve response. The output is the caller's own to write to."""
-    with _blaming_the_server():
+    with blaming_the_server():
         head, entries = split(response)
         result = pb.ConvolveResponse.FromString(head).result
-        plan, report = _plan(result.plan.SerializeToString()), codec.report_from_proto(result.report)
+        plan, report = _plan(result.plan.SerializeToString()), plan_codec.report_from_proto(result.report)
         if len(entries) != 1:
             raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
         output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
@@ -173,7 +132,7 @@ def convolve_answer(request: Request, response: bytes) -> Answer:
 
 @lru_cache(REMEMBERED)
 def _plan(message: bytes) -> Plan:
-    return codec.plan_from_proto(plan_pb2.Plan.FromString(message))
+    return plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message))
 
 
 def plan_request(
@@ -189,8 +148,8 @@ def plan_request(
 
 def plan_answer(response: bytes) -> Plan:
     """The plan of a Plan response."""
-    with _blaming_the_server():
-        return codec.plan_from_proto(pb.PlanResponse.FromString(response).plan)
+    with blaming_the_server():
+        return plan_codec.plan_from_proto(pb.PlanResponse.FromString(response).plan)
 
 
 def info_request() -> bytes:
@@ -200,16 +159,17 @@ def info_request() -> bytes:
 
 def info_answer(response: bytes) -> Info:
     """What a GetInfo response says."""
-    with _blaming_the_server():
+    with blaming_the_server():
         message = pb.GetInfoResponse.FromString(response)
     limits = {field.name: getattr(message.limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
-    return Info(dict(message.versions), tuple(map(codec.capability_from_proto, message.backends)), limits)
+    return Info(dict(message.versions), tuple(map(plan_codec.capability_from_proto, message.backends)), limits)
 
 
-def check_rank(weight: AnyArray, ndim: int, method: str) -> None:
+def check_rank(weight: AnyArray, ndim: int, parameters: Parameters) -> None:
     """Raises InvalidConvolution unless the weight has `ndim` spatial dimensions."""
     shape = tuple(weight.shape if hasattr(weight, "shape") else to_array(weight).shape)
     if len(shape) != ndim + 2:
+        method = f"conv_transpose{ndim}d" if parameters.get("transposed") else f"conv{ndim}d"
         raise InvalidConvolution(
             f"weight {shape} has {len(shape)} dimensions; {method} takes {ndim + 2}", "weight.shape"
         )
@@ -249,7 +209,7 @@ def _convolution(
 
 
 @contextmanager
-def _blaming_the_server() -> Iterator[None]:
+def blaming_the_server() -> Iterator[None]:
     """A wrong answer raises what a wrong request would; here it is the server's failure."""
     try:
         yield

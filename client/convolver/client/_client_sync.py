@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from convolver.client import _client_shared as shared
+from convolver.client import _gradients
+from convolver.client._connection import SERVICE, ClientBase, blocking_channel
 from convolver.client._convolutions import Convolutions
+from convolver.client._interchange import AnyArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from convolver.client._embedded import EmbeddedServer
-    from convolver.client._interchange import AnyArray
+    from convolver.client._gradients import Gradients
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan
 
 
-class Client(Convolutions):
+class Client(ClientBase, Convolutions[AnyArray]):
     """Calls one Convolver service; may be used from several threads.
 
     Arrays are NumPy's, torch's, or any that speaks `__array__` or DLPack; a torch tensor as input gives a torch tensor
@@ -36,13 +39,11 @@ class Client(Convolutions):
     """
 
     def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
-        self._timeout = timeout
-        self._given = shared.address_or_none(address)
+        super().__init__(address, timeout=timeout)
         self._lock = threading.Lock()
         self._embedded: EmbeddedServer | None = None
         self._channel: grpc.Channel | None = None
         self._process = 0
-        self._closed = False
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -88,6 +89,25 @@ class Client(Convolutions):
         """The output of `run`."""
         return self.run(input, weight, bias, **parameters).output
 
+    def gradients(
+        self,
+        input: AnyArray,
+        weight: AnyArray,
+        grad_output: AnyArray,
+        *,
+        wrt: Sequence[str] = ("input", "weight"),
+        bias: bool = False,
+        **parameters: Unpack[Parameters],
+    ) -> Gradients:
+        """The gradients of a scalar with respect to `input`, `weight` and bias, given its gradient with respect to the
+        output: `grad_output`, of the output's shape and dtype. `wrt` names what is wanted of "input" and "weight",
+        `bias` asks for the bias's, whether there is one or not; the others are None.
+
+        Floats and complex numbers (by torch's convention); an activation is refused, and so is `algorithm="fft"`.
+        """
+        request = _gradients.request(input, weight, grad_output, _gradients.wanted(wrt, bias=bias), parameters)
+        return _gradients.answer(request, self._call("Convolve", request.message, parameters))
+
     def plan(
         self,
         input_shape: Sequence[int],
@@ -105,10 +125,16 @@ class Client(Convolutions):
         """What the server is and may."""
         return shared.info_answer(self._call("GetInfo", shared.info_request(), {}))
 
+    def _of_rank(
+        self, ndim: int, input: AnyArray, weight: AnyArray, bias: AnyArray, **parameters: Unpack[Parameters]
+    ) -> AnyArray:
+        shared.check_rank(weight, ndim, parameters)
+        return self.convolve(input, weight, bias, **parameters)
+
     def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
-        timeout = parameters.get("timeout", self._timeout)
+        timeout = self._seconds(parameters)
         channel, address = self._connected()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{shared.SERVICE}/{method}")
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
         try:
             return call(request, timeout=timeout)
         except grpc.RpcError as failure:
@@ -121,13 +147,12 @@ class Client(Convolutions):
         with self._lock:
             address = self._target()
             if self._channel is None or self._process != os.getpid():
-                self._channel = grpc.insecure_channel(address, options=shared.CHANNEL_OPTIONS)
+                self._channel = blocking_channel(address)
                 self._process = os.getpid()
             return self._channel, address
 
     def _target(self) -> str:
-        if self._closed:
-            raise RuntimeError("the client is closed")
+        self._check_open()
         if self._given is not None:
             return self._given
         if self._embedded is not None and self._embedded.own and not self._embedded.alive:

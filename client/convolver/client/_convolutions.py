@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from convolver.client._client_shared import check_rank
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -12,17 +11,18 @@ if TYPE_CHECKING:
     from convolver.client._interchange import AnyArray
     from convolver.core.parameters import MoreParameters, Padding, Parameters, Sizes
 
+Output = TypeVar("Output")
+"""What a call returns: an array, or what gives one when it is awaited."""
 
-class Convolutions:
-    """The methods that differ only in rank. What they return is what `convolve` returns, an array or something to
-    await.
-    """
 
-    def convolve(
-        self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
-    ) -> AnyArray:
-        """The convolution, whose spatial rank follows from the weight."""
-        raise NotImplementedError
+class Convolutions(ABC, Generic[Output]):
+    """The methods that differ only in rank."""
+
+    @abstractmethod
+    def _of_rank(
+        self, ndim: int, input: AnyArray, weight: AnyArray, bias: AnyArray, **parameters: Unpack[Parameters]
+    ) -> Output:
+        """What `convolve` returns. A weight of another rank raises InvalidConvolution where the output would come."""
 
     def conv1d(
         self,
@@ -34,13 +34,12 @@ class Convolutions:
         dilation: Sizes = 1,
         groups: int = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv1d: `input` (N, C, L), `weight` (O, C/groups, K), `bias` (O,); and the parameters
         that torch lacks.
         """
-        check_rank(weight, 1, "conv1d")
-        return self.convolve(
-            input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+        return self._of_rank(
+            1, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
         )
 
     def conv2d(
@@ -53,13 +52,12 @@ class Convolutions:
         dilation: Sizes = 1,
         groups: int = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv2d: `input` (N, C, H, W), `weight` (O, C/groups, KH, KW), `bias` (O,); and the
         parameters that torch lacks.
         """
-        check_rank(weight, 2, "conv2d")
-        return self.convolve(
-            input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+        return self._of_rank(
+            2, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
         )
 
     def conv3d(
@@ -72,13 +70,12 @@ class Convolutions:
         dilation: Sizes = 1,
         groups: int = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv3d: `input` (N, C, D, H, W), `weight` (O, C/groups, KD, KH, KW), `bias` (O,); and the
         parameters that torch lacks.
         """
-        check_rank(weight, 3, "conv3d")
-        return self.convolve(
-            input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+        return self._of_rank(
+            3, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
         )
 
     def conv_transpose1d(
@@ -92,10 +89,10 @@ class Convolutions:
         groups: int = 1,
         dilation: Sizes = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv_transpose1d: `input` (N, C, L), `weight` (C, O/groups, K), `bias` (O,)."""
-        check_rank(weight, 1, "conv_transpose1d")
-        return self.convolve(
+        return self._of_rank(
+            1,
             input,
             weight,
             bias,
@@ -119,10 +116,10 @@ class Convolutions:
         groups: int = 1,
         dilation: Sizes = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv_transpose2d: `input` (N, C, H, W), `weight` (C, O/groups, KH, KW), `bias` (O,)."""
-        check_rank(weight, 2, "conv_transpose2d")
-        return self.convolve(
+        return self._of_rank(
+            2,
             input,
             weight,
             bias,
@@ -146,12 +143,12 @@ class Convolutions:
         groups: int = 1,
         dilation: Sizes = 1,
         **more: Unpack[MoreParameters],
-    ) -> AnyArray:
+    ) -> Output:
         """torch.nn.functional.conv_transpose3d: `input` (N, C, D, H, W), `weight` (C, O/groups, KD, KH, KW), `bias`
         (O,).
         """
-        check_rank(weight, 3, "conv_transpose3d")
-        return self.convolve(
+        return self._of_rank(
+            3,
             input,
             weight,
             bias,

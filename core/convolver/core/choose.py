@@ -12,6 +12,7 @@ from convolver.core import cost, tiling
 from convolver.core.dtypes import TABLE
 from convolver.core.errors import LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
+from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution
 from convolver.core.plan import ChosenAlgorithm, Limits, Plan
 
@@ -57,9 +58,13 @@ class _Candidate(NamedTuple):
 
 
 def choose(
-    geometry: Geometry, execution: Execution, capabilities: Sequence[Capability], limits: Limits | None = None
+    geometry: Geometry,
+    execution: Execution,
+    capabilities: Sequence[Capability],
+    limits: Limits | None = None,
+    wanted: Wanted | None = None,
 ) -> Plan:
-    """The plan of the cheapest back end and algorithm that keeps the limits.
+    """The plan of the cheapest back end and algorithm that keeps the limits, for the output or the gradients wanted.
 
     Raises Unsupported, saying why each back end that may be used cannot; LimitExceeded where none keeps the limits.
     """
@@ -69,11 +74,13 @@ def choose(
             f"backend is {execution.backend!r}; this server has {', '.join(c.name for c in capabilities)}"
         )
     refusals: list[str] = []
-    candidates = list(_candidates(geometry, execution, named, refusals))
+    candidates = list(_candidates(geometry, execution, named, refusals, wanted))
     if not candidates:
         raise Unsupported(f"no back end that may be used can do this: {'; '.join(refusals)}")
     plans = [
-        Plan(geometry, execution, capability.name, algorithm, capability.threads, each.work, each.workspace_bytes)
+        Plan(
+            geometry, execution, capability.name, algorithm, capability.threads, each.work, each.workspace_bytes, wanted
+        )
         for each, capability, algorithm in sorted(candidates, key=lambda c: c.estimate.seconds)
     ]
     return _first_within(limits, plans) if limits else plans[0]
@@ -93,20 +100,28 @@ def _first_within(limits: Limits, plans: Sequence[Plan]) -> Plan:
 
 
 def _candidates(
-    geometry: Geometry, execution: Execution, capabilities: Sequence[Capability], refusals: list[str]
+    geometry: Geometry,
+    execution: Execution,
+    capabilities: Sequence[Capability],
+    refusals: list[str],
+    wanted: Wanted | None,
 ) -> Iterator[_Candidate]:
-    exact_only = execution.deterministic or TABLE[geometry.operation.dtype].exact
-    everything: tuple[ChosenAlgorithm, ...] = ("direct",) if exact_only else ("direct", "fft")
-    wanted = everything if execution.algorithm == "auto" else (execution.algorithm,)
+    algorithms: tuple[ChosenAlgorithm, ...] = ("direct", "fft")
+    if execution.algorithm != "auto":
+        algorithms = (execution.algorithm,)
     for capability in capabilities:
-        for algorithm in wanted:
-            refusal = (
-                "an FFT is neither exact nor deterministic"
-                if algorithm not in everything
-                else capability.refusal(geometry, algorithm)
-            )
+        for algorithm in algorithms:
+            refusal = capability.refusal(geometry, algorithm)
+            if algorithm == "fft":
+                refusal = _no_fft(geometry, execution, wanted) or refusal
             if refusal is None:
-                each = cost.estimate(geometry, capability.name, capability.threads, algorithm)
+                each = cost.estimate(geometry, capability.name, capability.threads, algorithm, wanted)
                 yield _Candidate(each, capability, algorithm)
             elif execution.algorithm != "auto" or algorithm == "direct":
                 refusals.append(refusal)
+
+
+def _no_fft(geometry: Geometry, execution: Execution, wanted: Wanted | None) -> str | None:
+    if execution.deterministic or TABLE[geometry.operation.dtype].exact:
+        return "an FFT is neither exact nor deterministic"
+    return "gradients are computed by direct sums alone" if wanted else None

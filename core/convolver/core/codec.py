@@ -6,31 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from convolver.core import dtypes
-from convolver.core.choose import Capability
 from convolver.core.errors import InvalidConvolution, shown
-from convolver.core.geometry import Geometry
+from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution, Operation, Tensor
 from convolver.core.parameters import Parameters
 from convolver.core.parse import parse, parse_execution
-from convolver.core.plan import ChosenAlgorithm, Plan, Report
 from convolver.core.values import explicit_padding, flag, number, per_dimension, real
 from convolver.v1 import convolution_pb2 as pb
-from convolver.v1 import convolution_service_pb2 as service_pb2
-from convolver.v1 import plan_pb2, tensor_pb2
+from convolver.v1 import tensor_pb2
 
-_TO_DTYPE: dict[int, str] = {
+TO_DTYPE: dict[int, str] = {
     value: name.removeprefix("DATA_TYPE_").lower()
     for name, value in tensor_pb2.DataType.items()
     if value != tensor_pb2.DATA_TYPE_UNSPECIFIED
 }
-_FROM_DTYPE = {name: tensor_pb2.DataType.ValueType(value) for value, name in _TO_DTYPE.items()}
+FROM_DTYPE = {name: tensor_pb2.DataType.ValueType(value) for value, name in TO_DTYPE.items()}
 
 _NO_DTYPE = tensor_pb2.DATA_TYPE_UNSPECIFIED
 
 _LISTS = ("stride", "dilation", "input_dilation", "output_padding", "output_size")
 
 
-class _Words:
+class Words:
     """One enum of the contract and the core's words for it: PADDING_MODE_REFLECT is "reflect", the zero value is no
     word at all.
     """
@@ -54,29 +51,28 @@ class _Words:
         return self.to_value[word]
 
 
-_PADDING_WORD = _Words(pb.PaddingWord, "PADDING_WORD_")
+_PADDING_WORD = Words(pb.PaddingWord, "PADDING_WORD_")
 _OPERATION_WORDS = {
-    "padding_mode": _Words(pb.PaddingMode, "PADDING_MODE_"),
-    "layout": _Words(pb.Layout, "LAYOUT_"),
+    "padding_mode": Words(pb.PaddingMode, "PADDING_MODE_"),
+    "layout": Words(pb.Layout, "LAYOUT_"),
 }
-_ACTIVATION = _Words(pb.Activation, "ACTIVATION_")
-_OVERFLOW = _Words(pb.Overflow, "OVERFLOW_")
-_UNBATCHED = _Words(plan_pb2.UnbatchedReason, "UNBATCHED_REASON_")
-_EXECUTION_WORDS = {
-    "precision": _Words(pb.Precision, "PRECISION_"),
-    "algorithm": _Words(pb.Algorithm, "ALGORITHM_"),
-    "priority": _Words(pb.Priority, "PRIORITY_"),
+ACTIVATION = Words(pb.Activation, "ACTIVATION_")
+OVERFLOW = Words(pb.Overflow, "OVERFLOW_")
+EXECUTION_WORDS = {
+    "precision": Words(pb.Precision, "PRECISION_"),
+    "algorithm": Words(pb.Algorithm, "ALGORITHM_"),
+    "priority": Words(pb.Priority, "PRIORITY_"),
 }
 
 
 def tensor_to_proto(tensor: Tensor) -> tensor_pb2.Tensor:
     """The header of a tensor."""
-    return tensor_pb2.Tensor(dtype=_FROM_DTYPE[tensor.dtype], shape=tensor.shape)
+    return tensor_pb2.Tensor(dtype=FROM_DTYPE[tensor.dtype], shape=tensor.shape)
 
 
 def tensor_from_proto(message: tensor_pb2.Tensor, field: str) -> Tensor:
     """The header of a tensor. Raises InvalidConvolution for an unknown or missing dtype, or too many dimensions."""
-    name = _TO_DTYPE.get(message.dtype)
+    name = TO_DTYPE.get(message.dtype)
     if name is None:
         raise InvalidConvolution(
             f"{field}.dtype is {message.dtype}, which is no type of this contract", f"{field}.dtype"
@@ -150,34 +146,73 @@ def _pairs(padding: pb.ExplicitPadding) -> Sequence[tuple[int, int]] | int:
 
 def execution_to_proto(execution: Execution) -> pb.Execution:
     """How to execute, every default written out."""
-    words = {name: words.to_value[getattr(execution, name)] for name, words in _EXECUTION_WORDS.items()}
+    words = {name: words.to_value[getattr(execution, name)] for name, words in EXECUTION_WORDS.items()}
     return pb.Execution(backend=execution.backend, deterministic=execution.deterministic, **words)
 
 
 def execution_from_proto(message: pb.Execution) -> Execution:
     """How to execute. Raises InvalidConvolution for what is no word."""
-    words = {name: words.read(getattr(message, name), name) for name, words in _EXECUTION_WORDS.items()}
+    words = {name: words.read(getattr(message, name), name) for name, words in EXECUTION_WORDS.items()}
     given = {**words, "backend": message.backend, "deterministic": message.deterministic}
     return parse_execution(cast("Parameters", given))
 
 
-def convolution_to_proto(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters) -> pb.Convolution:
-    """A request for one layer; its tensors have no sources, which stands for inline in the order of tensors."""
+def convolution_to_proto(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    parameters: Parameters,
+    gradients: tuple[Wanted, Tensor] | None = None,
+) -> pb.Convolution:
+    """A request for one layer; its tensors have no sources, which stands for inline in the order of tensors. With
+    `gradients`, the wanted ones and grad_output's header, for those, and what they do not need is omitted.
+    """
     given: Mapping[str, Any] = parameters
     definition = pb.LayerDefinition(
         parameters=parameters_to_proto(parameters, len(weight.shape) - 2),
         weight=tensor_to_proto(weight),
         bias=None if bias is None else tensor_to_proto(bias),
-        activation=_ACTIVATION.write(given.get("activation"), "activation"),
+        activation=ACTIVATION.write(given.get("activation"), "activation"),
     )
     wanted = given.get("output_dtype")
-    return pb.Convolution(
+    message = pb.Convolution(
         layers=[pb.Layer(definition=definition)],
         input=tensor_to_proto(input),
-        output_dtype=_FROM_DTYPE[dtypes.named(wanted, "output_dtype").name] if wanted is not None else _NO_DTYPE,
-        overflow=_OVERFLOW.write(given.get("overflow"), "overflow"),
+        output_dtype=FROM_DTYPE[dtypes.named(wanted, "output_dtype").name] if wanted is not None else _NO_DTYPE,
+        overflow=OVERFLOW.write(given.get("overflow"), "overflow"),
         execution=execution_to_proto(parse_execution(parameters)),
     )
+    if gradients:
+        _ask_for(message, *gradients)
+    return message
+
+
+def _ask_for(message: pb.Convolution, wanted: Wanted, grad_output: Tensor) -> None:
+    """Turns a request for an output into one for gradients."""
+    message.gradients.CopyFrom(
+        pb.Gradients(
+            grad_output=tensor_to_proto(grad_output), input=wanted.input, weight=wanted.weight, bias=wanted.bias
+        )
+    )
+    layer = message.layers[0]
+    if not wanted.input:
+        layer.weight_source.omitted = True
+    if not wanted.weight:
+        message.input_source.omitted = True
+    if layer.definition.HasField("bias"):
+        layer.bias_source.omitted = True
+
+
+def gradients_from_proto(message: pb.Convolution) -> tuple[Wanted, Tensor] | None:
+    """The gradients that a request wants and grad_output's header; None for an output. Raises InvalidConvolution where
+    it wants none of them, or gives no grad_output.
+    """
+    if not message.HasField("gradients"):
+        return None
+    given = message.gradients
+    if not given.HasField("grad_output"):
+        raise InvalidConvolution("gradients.grad_output is missing", "gradients.grad_output")
+    return Wanted(given.input, given.weight, given.bias), tensor_from_proto(given.grad_output, "gradients.grad_output")
 
 
 def operation_from_proto(message: pb.Convolution) -> Operation:
@@ -192,108 +227,9 @@ def operation_from_proto(message: pb.Convolution) -> Operation:
         count = len(getattr(definition.parameters, name))
         if count not in (0, ndim) and ndim in (1, 2, 3):
             raise InvalidConvolution(f"{name} has {count} entries; the weight has {ndim} spatial dimensions", name)
-    given["activation"] = cast("Any", _ACTIVATION.read(definition.activation, "activation"))
-    given["overflow"] = cast("Any", _OVERFLOW.read(message.overflow, "overflow"))
+    given["activation"] = cast("Any", ACTIVATION.read(definition.activation, "activation"))
+    given["overflow"] = cast("Any", OVERFLOW.read(message.overflow, "overflow"))
     if message.output_dtype:
         given["output_dtype"] = tensor_from_proto(tensor_pb2.Tensor(dtype=message.output_dtype), "output").dtype
     bias = tensor_from_proto(definition.bias, "bias") if definition.HasField("bias") else None
     return parse(tensor_from_proto(message.input, "input"), tensor_from_proto(definition.weight, "weight"), bias, given)
-
-
-def plan_to_proto(plan: Plan) -> plan_pb2.Plan:
-    """The plan of one layer."""
-    op, geometry = plan.operation, plan.geometry
-    resolved = cast("Parameters", plan.parameters)
-    layer = plan_pb2.LayerPlan(
-        definition=pb.LayerDefinition(
-            parameters=parameters_to_proto(resolved, op.ndim),
-            weight=tensor_to_proto(Tensor(op.dtype, op.weight_shape)),
-            bias=tensor_to_proto(Tensor(op.dtype, (op.out_channels,))) if op.has_bias else None,
-            activation=_ACTIVATION.write(op.activation, "activation"),
-        ),
-        input=tensor_to_proto(Tensor(op.dtype, op.input_shape)),
-        output=tensor_to_proto(geometry.output),
-        backend=plan.backend,
-        algorithm=_EXECUTION_WORDS["algorithm"].write(plan.algorithm, "algorithm"),
-        threads=plan.threads,
-        macs=plan.macs,
-        work=plan.work,
-        workspace_bytes=plan.workspace_bytes,
-        parameter_count=geometry.parameter_count,
-    )
-    return plan_pb2.Plan(
-        layers=[layer],
-        outputs=[tensor_to_proto(geometry.output)],
-        macs=plan.macs,
-        work=plan.work,
-        input_bytes=plan.input_bytes,
-        output_bytes=plan.output_bytes,
-        workspace_bytes=plan.workspace_bytes,
-        execution=execution_to_proto(plan.execution),
-        overflow=_OVERFLOW.write(op.overflow, "overflow"),
-    )
-
-
-def plan_from_proto(message: plan_pb2.Plan) -> Plan:
-    """The plan of one layer, as the server has it."""
-    layer = message.layers[0]
-    convolution = pb.Convolution(
-        layers=[pb.Layer(definition=layer.definition)],
-        input=layer.input,
-        output_dtype=layer.output.dtype,
-        overflow=message.overflow,
-    )
-    algorithm = cast("ChosenAlgorithm", _EXECUTION_WORDS["algorithm"].read(layer.algorithm, "algorithm"))
-    return Plan(
-        geometry=Geometry.of(operation_from_proto(convolution)),
-        execution=execution_from_proto(message.execution),
-        backend=layer.backend,
-        algorithm=algorithm,
-        threads=layer.threads,
-        work=layer.work,
-        workspace_bytes=layer.workspace_bytes,
-    )
-
-
-def report_to_proto(report: Report) -> plan_pb2.Report:
-    """What happened to a request."""
-    return plan_pb2.Report(
-        device=report.device,
-        batch_size=report.batch_size,
-        unbatched_reason=_UNBATCHED.write(report.unbatched or None, "unbatched"),
-        seconds=plan_pb2.Phases(**report.seconds),
-    )
-
-
-def report_from_proto(message: plan_pb2.Report) -> Report:
-    """What happened to a request."""
-    seconds = {field.name: getattr(message.seconds, field.name) for field in plan_pb2.Phases.DESCRIPTOR.fields}
-    return Report(message.device, message.batch_size, _UNBATCHED.to_word.get(message.unbatched_reason, ""), seconds)
-
-
-def capability_to_proto(capability: Capability) -> service_pb2.Backend:
-    """A back end as GetInfo answers it."""
-    algorithms: list[Any] = [_EXECUTION_WORDS["algorithm"].to_value[name] for name in capability.algorithms]
-    return service_pb2.Backend(
-        name=capability.name,
-        device=capability.device,
-        threads=capability.threads,
-        memory_bytes=capability.memory_bytes,
-        dtypes=[value for name, value in _FROM_DTYPE.items() if name in capability.dtypes],
-        algorithms=algorithms,
-    )
-
-
-def capability_from_proto(message: service_pb2.Backend) -> Capability:
-    """A back end of a server's GetInfo."""
-    words = _EXECUTION_WORDS["algorithm"].to_word
-    return Capability(
-        name=message.name,
-        device=message.device,
-        threads=message.threads,
-        memory_bytes=message.memory_bytes,
-        dtypes=frozenset(_TO_DTYPE[value] for value in message.dtypes if value in _TO_DTYPE),
-        algorithms=cast(
-            "tuple[ChosenAlgorithm, ...]", tuple(words[value] for value in message.algorithms if value in words)
-        ),
-    )

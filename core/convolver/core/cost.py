@@ -1,6 +1,7 @@
 """The cost model: seconds, work and workspace of a convolution on a back end, from integers.
 
-The figures were taken on two cores of a shared x86-64 server, and are rough: only their ratios decide.
+The figures were fitted to benchmarks/results/choice.md (python -m benchmarks.choice), whose tables show each estimate
+beside its measurement. Only their ratios decide; docs/decisions/0008-cost-model.md says what they stand for.
 """
 
 from __future__ import annotations
@@ -8,39 +9,71 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from convolver.core import methods, torch_memory
+from convolver.core import dtypes, gradients, methods, torch_memory
 from convolver.core.geometry import Geometry
+from convolver.core.gradients import Wanted
 from convolver.core.plan import ChosenAlgorithm
 from convolver.core.tiling import Tiling, tiling
 
 OVERHEAD = {"reference": 30e-6, "torch:cpu": 60e-6, "torch:cuda": 150e-6}
 """Seconds of a call that computes nothing."""
 
-MACS_PER_SECOND = {"pointwise": 2e10, "shift": 1.4e9, "gemm": 2e10, "scatter": 6e9}
-"""The reference's products a second and core, float32."""
+MAC_SECONDS, FEW_MAC_SECONDS = 3.6e-11, 1.04e-10
+"""The reference's for each product on one core: the first, and the second divided by the kernels that share columns."""
 
-COPIED_PER_SECOND = 5e8
-"""Elements a second that im2col and scatter move, on one core whatever the machine has."""
+COPIED_SECONDS, STRIDED_SECONDS = 1.5e-10, 5e-10
+"""For each element of columns (im2col), in one piece or with a stride; on one core, as all that follows."""
 
-TORCH_MACS_PER_SECOND = 3e10
-"""torch's products a second and core, float32 (oneDNN)."""
+ADDED_SECONDS, SCATTERED_SECONDS = 3.5e-10, 1.5e-9
+"""For each element of a product that is written or added: where it stands, or where a transposed convolution lands."""
 
-TORCH_SECONDS_PER_PLACE = 3e-8
-TORCH_SECONDS_PER_PLACE_LARGE = 1.2e-7
-"""torch's seconds for each output place of one to seven channels, beside its products: kernels up to 5, and larger ones
-(measured on 1x1x1024x1024: 30 ms with 3x3 and 5x5, 160 ms with 7x7).
+PADDED_SECONDS, CONVERTED_SECONDS, STREAMED_SECONDS = 1e-9, 3e-9, 6e-10
+"""For each element that is copied to be padded; that comes from or becomes a narrower type; that a matrix product of a
+whole tensor reads or writes.
 """
 
+WIDTH = {"float32": 1.0, "float64": 2.0, "complex64": 7.0, "complex128": 11.0}
+"""How many times float32's an element costs the reference."""
+
+TORCH_MACS_PER_SECOND = 4e10
+"""torch's products a second and core, float32 (oneDNN), counting channels of the output in whole blocks."""
+
+TORCH_SLOW_MACS_PER_SECOND = 1.5e9
+"""The same where oneDNN's depthwise kernels give up: padding above 6."""
+
+TORCH_COLUMNS_MACS_PER_SECOND = {"float32": 2e10, "float64": 7e9}
+"""Where torch moves columns itself (im2col) and MKL multiplies."""
+
+NEAR_SECONDS, FAR_SECONDS = 7e-11, 5e-10
+"""For each byte that oneDNN lays out anew: in arrays that the allocator keeps, and in those that it takes from the
+system each time (page faults).
+"""
+
+NEAR_COPIED, FAR_COPIED = 1.5e-9, 4e-9
+"""For each element of those columns, likewise."""
+
+KEPT_BYTES = 32 << 20
+"""glibc's largest threshold of mmap."""
+
 FFT_SECONDS = {
-    "reference": (3.5e-9, 1.5e-9, 60e-6),
-    "torch:cpu": (1.5e-9, 0.8e-9, 60e-6),
-    "torch:cuda": (2e-11, 1e-11, 60e-6),
+    "reference": (3.3e-9, 1.5e-9, 0.25e-9, 60e-6),
+    "torch:cpu": (1.9e-9, 1.0e-9, 0.15e-9, 80e-6),
+    "torch:cuda": (2e-11, 1e-11, 1e-11, 60e-6),
 }
-"""For each transformed element, each product of complex numbers, and each tile that is started."""
+"""For each transformed element, each product of complex numbers (by itself, or in a matrix product), and each tile."""
+
+TORCH_ROW_SECONDS, PARALLEL_ROWS = 6e-9, 4
+"""torch's for each transformed element of fewer rows than these, which run on one thread."""
 
 CUDA_MACS_PER_SECOND = 1e13
 CUDA_BYTES_PER_SECOND = 1e10
 """Through pageable host memory."""
+
+ACTIVATION_SECONDS = {"none": 0.0, "relu": 1e-9, "relu6": 1e-9, "leaky_relu": 2e-9, "gelu": 35e-9, "hardswish": 4e-9}
+"""The reference's for each element; others take OTHER_ACTIVATION_SECONDS, and torch's TORCH_ACTIVATION_SECONDS."""
+
+OTHER_ACTIVATION_SECONDS = 12e-9
+TORCH_ACTIVATION_SECONDS = 2e-9
 
 
 class Estimate(NamedTuple):
@@ -51,42 +84,131 @@ class Estimate(NamedTuple):
     workspace_bytes: int
 
 
-def estimate(geometry: Geometry, backend: str, threads: int, algorithm: ChosenAlgorithm = "direct") -> Estimate:
-    """The cost of a convolution on the back end of that name."""
-    if algorithm == "fft":
-        return _fft(tiling(geometry), backend)
-    if backend == "reference":
-        return Estimate(_reference_seconds(geometry, threads), geometry.macs, methods.workspace_bytes(geometry))
-    if backend.startswith("torch:cuda"):
-        moved = geometry.input_bytes + geometry.output_bytes
-        seconds = OVERHEAD["torch:cuda"] + geometry.macs / CUDA_MACS_PER_SECOND + moved / CUDA_BYTES_PER_SECOND
-        return Estimate(seconds, geometry.macs, torch_memory.workspace_bytes(geometry))
-    return Estimate(_torch_seconds(geometry, threads), geometry.macs, torch_memory.workspace_bytes(geometry))
-
-
-def _fft(tiles: Tiling, backend: str) -> Estimate:
+def estimate(
+    geometry: Geometry,
+    backend: str,
+    threads: int,
+    algorithm: ChosenAlgorithm = "direct",
+    wanted: Wanted | None = None,
+) -> Estimate:
+    """The cost of a convolution, or of its gradients, on the back end of that name."""
+    if wanted:
+        return _of_gradients(estimate(geometry, backend, threads), geometry, backend, wanted)
     kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
-    element, product, launch = FFT_SECONDS[kind]
-    seconds = tiles.transformed * element + tiles.multiplied * product + tiles.launches * launch
-    return Estimate(OVERHEAD[kind] + seconds, tiles.work, tiles.workspace_bytes)
+    beside = OVERHEAD[kind] + _activation_seconds(geometry, kind)
+    if algorithm == "fft":
+        tiles = tiling(geometry)
+        return Estimate(beside + _fft_seconds(tiles, kind), tiles.work, tiles.workspace_bytes)
+    if kind == "reference":
+        seconds = _reference_seconds(geometry, threads)
+        return Estimate(beside + seconds, geometry.macs, methods.workspace_bytes(geometry))
+    seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
+    return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, threads))
+
+
+def _of_gradients(forward: Estimate, geometry: Geometry, backend: str, wanted: Wanted) -> Estimate:
+    """Each of the two gradients that are sums of products takes about what the output takes."""
+    of_torch = 2 * torch_memory.workspace_bytes(geometry)
+    held = gradients.workspace_bytes(geometry, wanted) if backend == "reference" else of_torch
+    seconds = forward.seconds * max(1, wanted.input + wanted.weight)
+    return Estimate(seconds, gradients.macs(geometry, wanted), held)
+
+
+def _activation_seconds(geometry: Geometry, kind: str) -> float:
+    name, outputs = geometry.operation.activation, prod(geometry.canonical_output)
+    if name == "none" or kind == "torch:cuda":
+        return 0.0
+    of_reference = ACTIVATION_SECONDS.get(name, OTHER_ACTIVATION_SECONDS)
+    return outputs * (of_reference if kind == "reference" else TORCH_ACTIVATION_SECONDS)
+
+
+def _fft_seconds(tiles: Tiling, kind: str) -> float:
+    element, product, in_matrix, launch = FFT_SECONDS[kind]
+    if kind == "torch:cpu" and tiles.geometry.ndim == 1 and tiles.rows < PARALLEL_ROWS:
+        element = TORCH_ROW_SECONDS
+    if tiles.by_matrices:
+        element, product = 2 * element, 2 * in_matrix  # spectra are turned so that frequencies come first
+    each = tiles.transformed * element + tiles.multiplied * product
+    return _width(tiles.geometry) * each + tiles.launches * launch
+
+
+def _width(geometry: Geometry) -> float:
+    """How many times float32's an element costs, by its bytes and, for complex numbers, real products."""
+    wide = _accumulator(geometry)
+    return {"float32": 1.0, "float64": 1.5, "complex64": 2.0, "complex128": 3.0}[wide.name]
+
+
+def _accumulator(geometry: Geometry) -> dtypes.DType:
+    op = geometry.operation
+    return dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
 
 
 def _reference_seconds(geometry: Geometry, threads: int) -> float:
-    kind = methods.method(geometry)
-    cores = 1 if kind == "shift" else threads
-    copied = (
-        prod(geometry.canonical_output)
-        * geometry.sum_length
-        / max(1, geometry.out_channels // geometry.operation.groups)
-    )
-    seconds = OVERHEAD["reference"] + geometry.macs / (MACS_PER_SECOND[kind] * cores)
-    return seconds + (copied / COPIED_PER_SECOND if kind in ("gemm", "scatter") else 0.0)
+    op, wide = geometry.operation, _accumulator(geometry)
+    if dtypes.TABLE[op.dtype].exact:
+        wide = dtypes.TABLE["float64"]
+    product = MAC_SECONDS + FEW_MAC_SECONDS / methods.kernels_per_group(geometry)
+    seconds = WIDTH[wide.name] * (geometry.macs * product / threads + _moving_seconds(geometry))
+    if op.dtype != wide.name:
+        seconds += CONVERTED_SECONDS * (prod(op.input_shape) + prod(geometry.canonical_output))
+    return seconds
+
+
+def _moving_seconds(geometry: Geometry) -> float:
+    """What the reference moves beside its products."""
+    op, kind = geometry.operation, methods.method(geometry)
+    if kind == "scatter":
+        landed = geometry.batch * prod(geometry.input_size) * geometry.out_channels * prod(geometry.kernel)
+        return landed * SCATTERED_SECONDS
+    padded = prod(op.canonical_input[:2]) * prod(geometry.padded_size) if methods.needs_padded_copy(geometry) else 0
+    if kind == "pointwise":
+        return padded * PADDED_SECONDS + (prod(op.input_shape) + prod(geometry.canonical_output)) * STREAMED_SECONDS
+    outputs, offsets = prod(geometry.canonical_output), methods.offsets(geometry)
+    copied = outputs // methods.kernels_per_group(geometry) * geometry.sum_length // offsets
+    each = COPIED_SECONDS if op.stride[-1] == 1 else STRIDED_SECONDS
+    return padded * PADDED_SECONDS + copied * each + outputs * offsets * ADDED_SECONDS
+
+
+def _cuda_seconds(geometry: Geometry) -> float:
+    moved = geometry.input_bytes + geometry.output_bytes
+    return geometry.macs / CUDA_MACS_PER_SECOND + moved / CUDA_BYTES_PER_SECOND
 
 
 def _torch_seconds(geometry: Geometry, threads: int) -> float:
-    seconds = OVERHEAD["torch:cpu"] + geometry.macs / (TORCH_MACS_PER_SECOND * threads)
-    few = min(geometry.channels_per_group, geometry.out_channels, torch_memory.ONEDNN_BLOCK // 2)
-    if few < torch_memory.ONEDNN_BLOCK // 2:
-        places = prod(geometry.canonical_output) / min(geometry.out_channels, torch_memory.ONEDNN_BLOCK // 2)
-        seconds += places * (TORCH_SECONDS_PER_PLACE if max(geometry.kernel) <= 5 else TORCH_SECONDS_PER_PLACE_LARGE)
+    """On the CPU; complex numbers are three real convolutions."""
+    wide, op = _accumulator(geometry), geometry.operation
+    times = 3 if wide.kind == "complex" else 1
+    if wide.name in ("float64", "complex128") or _passes_onednn_by(geometry):
+        return times * _columns_seconds(geometry, threads, "float32" if wide.bits == 24 else "float64")
+    if geometry.channels_per_group == 1 and op.groups > 1 and max(*op.pad_begin, *op.pad_end) > 6:
+        return times * geometry.macs / (TORCH_SLOW_MACS_PER_SECOND * threads)
+    products = geometry.macs * torch_memory.blocked(geometry.out_channels) // geometry.out_channels
+    return times * (products / (TORCH_MACS_PER_SECOND * threads) + _reordering_seconds(geometry))
+
+
+def _passes_onednn_by(geometry: Geometry) -> bool:
+    """ATen's use_mkldnn: one small item and a kernel up to 3. It matters in three dimensions alone."""
+    small = prod(geometry.operation.canonical_input[:4]) <= 20480
+    few = geometry.batch == 1 and geometry.operation.groups == 1
+    return geometry.ndim == 3 and few and small and min(geometry.kernel[-2:]) <= 3
+
+
+def _columns_seconds(geometry: Geometry, threads: int, dtype: str) -> float:
+    places = geometry.batch * prod(geometry.input_size if geometry.operation.transposed else geometry.output_size)
+    copied = places * geometry.in_channels * prod(geometry.kernel)
+    far = copied * dtypes.named(dtype).itemsize > 4 * KEPT_BYTES
+    products = geometry.macs / (TORCH_COLUMNS_MACS_PER_SECOND[dtype] * threads)
+    return products + copied * (FAR_COPIED if far and dtype == "float64" else NEAR_COPIED)
+
+
+def _reordering_seconds(geometry: Geometry) -> float:
+    """For oneDNN's own layout and back: blocks of channels, but for an input of up to three channels."""
+    op, seconds = geometry.operation, 0.0
+    inputs = (geometry.batch, geometry.in_channels, *(geometry.input_size if op.transposed else geometry.padded_size))
+    for shape in (inputs, geometry.canonical_output):
+        places, channels = shape[0] * prod(shape[2:]), shape[1]
+        if channels > 3 or shape is not inputs:
+            size = 4 * places * torch_memory.blocked(channels)
+            far = size > KEPT_BYTES and not op.transposed
+            seconds += (size + 4 * places * channels) * (FAR_SECONDS if far else NEAR_SECONDS)
     return seconds

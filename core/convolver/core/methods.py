@@ -4,53 +4,115 @@ for the run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from convolver.core import dtypes
 from convolver.core.geometry import Geometry
 
 Method = Literal["pointwise", "shift", "gemm", "scatter"]
 
-COLUMNS_BYTES = 4 << 20
-"""The columns of im2col that stand in memory at one time: about a last-level cache."""
+COLUMNS_BYTES = 1 << 20
+"""Columns of im2col, or products of a transposed convolution, that stand in memory at one time: about a second-level
+cache. What is larger is returned to the system after every call, and pages that come afresh cost more than products.
+"""
 
-SHIFT_BYTES = 256 << 10
-"""The block that a multiply-add per kernel offset works on: about a second-level cache."""
+SHIFT_BYTES = 1 << 20
+"""The same for "shift"."""
+
+BLOCK_BYTES = 512 << 10
+"""What borders, activations and roundings hold, at most: they work block by block."""
+
+MOST_SHIFTED = 16
+"""Kernels of a group up to which "shift" is the faster one, if they are not more than twice the group's channels."""
 
 
-MOST_MULTIPLIED = 4
-"""Kernels for each channel, up to which a multiply-add per kernel offset is cheaper than moving columns (im2col)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """`items` of the batch by `rows` of the first spatial dimension of the output."""
+class Block(NamedTuple):
+    """Items of the batch by groups by rows of the output's first spatial dimension."""
 
     items: int
+    groups: int
     rows: int
 
 
-def method(geometry: Geometry) -> Method:
-    """scatter: a product per kernel offset, added where it belongs (transposed). pointwise: one matrix product. shift:
-    a multiply-add per kernel offset, for one channel in and few out of each group. gemm: im2col in blocks, then a
-    matrix product (Chellapilla et al., 2006).
+class Columns(NamedTuple):
+    """How windows of the input are copied. `offsets` along the kernel's first dimension share columns, which are
+    therefore of `halo` rows more than the block; `row` counts the elements of one row of one group.
     """
-    if geometry.operation.transposed:
+
+    offsets: int
+    halo: int
+    row: int
+    block: Block
+
+    @property
+    def elements(self) -> int:
+        """Elements of a block's columns."""
+        return self.block.items * self.block.groups * (self.block.rows + self.halo) * self.row
+
+
+def method(geometry: Geometry) -> Method:
+    """scatter: a product per kernel offset, added where it belongs (transposed). pointwise: one matrix product. gemm:
+    im2col in blocks, then a matrix product (Chellapilla et al., 2006). shift: the same without the kernel's first
+    dimension, and a product for each offset along that, for few kernels: copies less and adds more (MEC: Cho and
+    Brand, 2017).
+    """
+    op = geometry.operation
+    if op.transposed:
         return "scatter"
-    if all(k == 1 for k in geometry.kernel) and all(s == 1 for s in geometry.operation.stride):
+    if all(k == 1 for k in geometry.kernel) and all(s == 1 for s in op.stride):
         return "pointwise"
-    few = geometry.channels_per_group == 1 and geometry.out_channels <= MOST_MULTIPLIED * geometry.operation.groups
-    return "shift" if few and geometry.operation.batch_groups == 1 else "gemm"
+    few = kernels_per_group(geometry) <= min(MOST_SHIFTED, 2 * geometry.channels_per_group)
+    return "shift" if few and geometry.ndim > 1 and geometry.kernel[0] > 1 and op.stride[0] == 1 else "gemm"
 
 
-def gemm_block(geometry: Geometry, itemsize: int) -> Block:
-    """The largest block whose columns fit COLUMNS_BYTES: whole items, or rows of one item, at least one row."""
-    row = geometry.in_channels * prod(geometry.kernel) * prod(geometry.output_size[1:]) * itemsize
-    rows = max(1, min(geometry.output_size[0], COLUMNS_BYTES // max(row, 1)))
-    items = max(1, COLUMNS_BYTES // max(row * geometry.output_size[0], 1)) if rows == geometry.output_size[0] else 1
-    return Block(max(1, min(items, geometry.output_batch)), rows)
+def kernels_per_group(geometry: Geometry) -> int:
+    """Output channels that see the same input channels."""
+    return geometry.out_channels // all_groups(geometry)
+
+
+def all_groups(geometry: Geometry) -> int:
+    """Groups of channels, or of the batch: one of the two is 1."""
+    return geometry.operation.groups * geometry.operation.batch_groups
+
+
+def offsets(geometry: Geometry) -> int:
+    """Offsets along the first dimension that share their columns: all for shift, else 1."""
+    return geometry.kernel[0] if method(geometry) == "shift" else 1
+
+
+def columns(geometry: Geometry, itemsize: int) -> Columns:
+    """Blocks as large as their columns fit COLUMNS_BYTES or SHIFT_BYTES: whole items, or groups of one item, or rows of
+    one group; at least one row, and as many as the halo.
+    """
+    shared, groups, height = offsets(geometry), all_groups(geometry), geometry.output_size[0]
+    limit, halo = SHIFT_BYTES if shared > 1 else COLUMNS_BYTES, (shared - 1) * geometry.operation.dilation[0]
+    row = geometry.sum_length // shared * prod(geometry.output_size[1:])
+    group = row * (height + halo) * itemsize
+    block = Block(
+        min(geometry.output_batch, max(1, limit // (group * groups))),
+        min(groups, max(1, limit // group)),
+        min(height, max(1, halo, limit // (row * itemsize) - halo)),
+    )
+    return Columns(shared, halo, row, block)
+
+
+def product_elements(geometry: Geometry, how: Columns) -> int:
+    """Elements of a block's products that are added to others."""
+    places = prod(how.block) * prod(geometry.output_size[1:])
+    return places * kernels_per_group(geometry) if how.halo else 0
+
+
+def scatter_block(geometry: Geometry, itemsize: int) -> tuple[int, int]:
+    """Items and rows of the input of the largest block whose products fit COLUMNS_BYTES; at least one row."""
+    row, height = geometry.out_channels * prod(geometry.input_size[1:]) * itemsize, geometry.input_size[0]
+    items = min(geometry.batch, max(1, COLUMNS_BYTES // (row * height)))
+    return items, min(height, max(1, COLUMNS_BYTES // row))
+
+
+def scatter_product_elements(geometry: Geometry, block: tuple[int, int]) -> int:
+    """Elements of one product of a scatter_block."""
+    return prod(block) * geometry.out_channels * prod(geometry.input_size[1:])
 
 
 def needs_padded_copy(geometry: Geometry) -> bool:
@@ -60,36 +122,35 @@ def needs_padded_copy(geometry: Geometry) -> bool:
 
 
 def workspace_bytes(geometry: Geometry) -> int:
-    """Bytes that the reference allocates beside input, weight and output, at most."""
-    op = geometry.operation
-    narrow, wide = dtypes.TABLE[op.dtype], dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-    if narrow.exact:
-        return _integer_bytes(geometry)
-    size, outputs = wide.itemsize, prod(geometry.canonical_output)
-    total = (prod(op.weight_shape) + _sums_elements(geometry, size)) * size + SHIFT_BYTES
-    if narrow is not wide or needs_padded_copy(geometry):
-        total += _padded_elements(geometry) * size
-    if wide.name != op.output_dtype:
-        total += outputs * size
-    if _needs_output_copy(geometry):
-        total += outputs * dtypes.TABLE[op.output_dtype].itemsize
-    return total
-
-
-def _integer_bytes(geometry: Geometry) -> int:
-    """Everything is held in 8 bytes: operands, sums and what overflow makes of them; the float64 shadow comes to that
-    where the type's largest values would need it.
+    """Bytes that the reference allocates beside input, weight and output, at most: the weight as it is prepared, and
+    what stands while it sums or, if that is more, while the sums are rounded and turned round.
     """
     op = geometry.operation
-    row, outputs = dtypes.TABLE[op.dtype], prod(geometry.canonical_output)
-    operands = _padded_elements(geometry) + prod(op.weight_shape)
-    total = 8 * (operands + _sums_elements(geometry, 8) + (3 if _needs_output_copy(geometry) else 2) * outputs)
-    total += row.itemsize * operands + SHIFT_BYTES
+    narrow, wide = dtypes.TABLE[op.dtype], dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
+    turned = op.layout == "channels_last"
+    weight, sums = prod(op.weight_shape), prod(geometry.canonical_output) * wide.itemsize
+    during = sums + _sums_elements(geometry, wide.itemsize) * wide.itemsize
+    if narrow.exact:
+        before = _padded_elements(geometry) * narrow.itemsize if needs_padded_copy(geometry) else 0
+        before += weight * narrow.itemsize if turned or op.flip else 0
+        during += (_padded_elements(geometry) + weight) * wide.itemsize + (sums if _may_need_shadow(geometry) else 0)
+        after = sums + geometry.output_bytes + (sums if op.overflow == "wrap" else 0)
+    else:
+        before = weight * wide.itemsize if turned or op.flip or narrow is not wide else 0
+        copied = narrow is not wide or needs_padded_copy(geometry)
+        during += _padded_elements(geometry) * wide.itemsize if copied else 0
+        after = sums
+        if wide.name != op.output_dtype or (turned and geometry.out_channels > 1):
+            after += geometry.output_bytes
+    return before + max(during, after) + BLOCK_BYTES - geometry.output_bytes
+
+
+def _may_need_shadow(geometry: Geometry) -> bool:
+    """Whether integers as large as their type has them would be summed in float64 too, to see if they fit 64 bits."""
+    op, row = geometry.operation, dtypes.TABLE[geometry.operation.dtype]
     largest = 1 if row.kind == "bool" else 2**row.bits
     modular = op.overflow == "wrap" and dtypes.TABLE[op.output_dtype].exact
-    if geometry.sum_length * largest**2 + largest >= 2**53 and not modular:
-        total += 8 * (2 * operands + 3 * outputs)
-    return total
+    return not modular and geometry.sum_length * largest**2 + largest >= 2 ** dtypes.TABLE[row.accumulator].bits
 
 
 def _padded_elements(geometry: Geometry) -> int:
@@ -101,22 +162,13 @@ def _padded_elements(geometry: Geometry) -> int:
     )
 
 
-def _needs_output_copy(geometry: Geometry) -> bool:
-    """Whether the sums, channels first, have to be turned round."""
-    return geometry.operation.layout == "channels_last" and geometry.out_channels > 1
-
-
 def _sums_elements(geometry: Geometry, itemsize: int) -> int:
-    """What the sums hold beside operands and result; reading channels first copies what is channels last."""
-    op, kind = geometry.operation, method(geometry)
-    turned = prod(op.input_shape) if op.layout == "channels_last" and kind in ("pointwise", "scatter") else 0
-    if kind == "gemm":
-        block = gemm_block(geometry, itemsize)
-        places = block.items * block.rows * prod(geometry.output_size[1:])
-        return places * (geometry.in_channels * prod(geometry.kernel) + geometry.out_channels // op.batch_groups)
-    if kind == "scatter":
-        return turned + scatter_elements(geometry) + geometry.batch * geometry.out_channels * prod(geometry.input_size)
-    return turned
+    """What the sums hold beside operands and result."""
+    kind, weight = method(geometry), prod(geometry.operation.weight_shape)
+    if kind in ("gemm", "shift"):
+        how = columns(geometry, itemsize)
+        return (weight if how.halo else 0) + how.elements + product_elements(geometry, how)
+    return weight + scatter_product_elements(geometry, scatter_block(geometry, itemsize)) if kind == "scatter" else 0
 
 
 def scatter_size(geometry: Geometry) -> tuple[int, ...]:

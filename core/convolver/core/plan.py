@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from convolver.core import gradients
+from convolver.core.dtypes import TABLE
 from convolver.core.errors import LimitExceeded
 from convolver.core.geometry import Geometry
-from convolver.core.operation import Execution, Operation
+from convolver.core.gradients import Wanted
+from convolver.core.operation import Execution, Operation, Tensor
 
 ChosenAlgorithm = Literal["direct", "fft"]
 
@@ -18,7 +21,8 @@ ChosenAlgorithm = Literal["direct", "fft"]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One convolution on one back end. `work` is in multiply-accumulates or their equivalents, `workspace_bytes` counts
-    what is allocated beside input, weight and output while it runs.
+    what is allocated beside input, weight and output while it runs. `wanted` are the gradients that are computed in
+    place of the output, if any.
     """
 
     geometry: Geometry
@@ -28,6 +32,7 @@ class Plan:
     threads: int
     work: int
     workspace_bytes: int
+    wanted: Wanted | None = None
 
     @property
     def operation(self) -> Operation:
@@ -36,23 +41,32 @@ class Plan:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The output's shape, in the operation's layout."""
+        """The output's shape, in the operation's layout; where gradients are wanted, that of grad_output."""
         return self.geometry.output_shape
 
     @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Names and headers of the answer's tensors, in their order: "output", or the gradients that are wanted, of
+        "grad_input", "grad_weight" and "grad_bias".
+        """
+        if self.wanted:
+            return dict(gradients.outputs(self.geometry, self.wanted))
+        return {"output": self.geometry.output}
+
+    @property
     def macs(self) -> int:
-        """Multiply-accumulates of the direct sum."""
-        return self.geometry.macs
+        """Multiply-accumulates of the direct sums."""
+        return gradients.macs(self.geometry, self.wanted) if self.wanted else self.geometry.macs
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of input, weight and bias."""
-        return self.geometry.input_bytes
+        """Bytes of input, weight and bias, and of grad_output where gradients are wanted."""
+        return self.geometry.input_bytes + (self.geometry.output_bytes if self.wanted else 0)
 
     @property
     def output_bytes(self) -> int:
-        """Bytes of the output."""
-        return self.geometry.output_bytes
+        """Bytes of the answer's tensors."""
+        return sum(prod(shape) * TABLE[dtype].itemsize for dtype, shape in self.outputs.values())
 
     @property
     def peak_bytes(self) -> int:
@@ -113,8 +127,9 @@ class Limits:
 
     def check(self, plan: Plan) -> None:
         """Raises LimitExceeded naming the figure, the limit and the setting."""
-        elements = prod(plan.output_shape)
-        _within("the output's elements", elements, self.max_output_elements, "--max-output-elements")
+        for name, (_, shape) in plan.outputs.items():
+            elements = f"the {name}'s elements"
+            _within(elements, prod(shape), self.max_output_elements, "--max-output-elements")
         _within("bytes of inputs, output and workspace", plan.peak_bytes, self.max_request_bytes, "--max-request-bytes")
         _within("multiply-accumulates", plan.work, self.max_work, "--max-work")
 

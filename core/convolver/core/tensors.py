@@ -4,7 +4,7 @@ allows it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -70,13 +70,21 @@ def first_nonfinite(array: Array) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
 
 
-def inline(tensors: Mapping[str, Sourced], entries: Sequence[memoryview]) -> dict[str, Array]:
-    """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`.
+def inline(
+    tensors: Mapping[str, Sourced], entries: Sequence[memoryview], unneeded: Container[str] = ()
+) -> dict[str, Array]:
+    """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`. Those that are
+    `unneeded` may be omitted.
 
     Raises InvalidConvolution unless each entry is named exactly once and has its tensor's size.
     """
     arrays, taken = {}, dict[int, str]()
-    for place, (name, (tensor, source)) in enumerate(tensors.items()):
+    sent = {
+        name: sourced
+        for name, sourced in tensors.items()
+        if name not in unneeded or sourced.source.WhichOneof("source") != "omitted"
+    }
+    for place, (name, (tensor, source)) in enumerate(sent.items()):
         index = _index(name, source, place)
         if index >= len(entries):
             raise InvalidConvolution(

@@ -106,6 +106,12 @@ class Tiling:
         return self.tiles * blocks
 
     @property
+    def rows(self) -> int:
+        """Planes of the input that are transformed at one time."""
+        items, groups = self.block
+        return items * groups * self.geometry.channels_per_group
+
+    @property
     def workspace_bytes(self) -> int:
         """Bytes beside input, weight and output, at most: the padded input, the weight spread and its spectra, the
         spectra of a block with what the transforms hold, and the sums before they are rounded.

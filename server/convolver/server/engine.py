@@ -12,15 +12,16 @@ from convolver.core.backends import Smeared, available
 from convolver.core.choose import Capability, choose
 from convolver.core.errors import InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
+from convolver.core.gradients import check
 from convolver.core.plan import Limits, Plan
 from convolver.core.tensors import Sourced, first_nonfinite, inline
 from convolver.core.unknown import unknown_field
 from convolver.server import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
-    from convolver.core.backends import Backend, Outcome
+    from convolver.core.backends import Array, Backend, Outcome
     from convolver.server.settings import Settings
     from convolver.v1 import convolution_pb2 as pb
 
@@ -71,9 +72,12 @@ class Engine:
             LimitExceeded: it can never fit this server.
         """
         _refuse_what_is_to_come(convolution)
-        operation = codec.operation_from_proto(convolution)
+        geometry = Geometry.of(codec.operation_from_proto(convolution))
         execution = codec.execution_from_proto(convolution.execution)
-        return choose(Geometry.of(operation), execution, self.capabilities, self.limits)
+        asked = codec.gradients_from_proto(convolution)
+        if asked:
+            check(geometry, asked[1])
+        return choose(geometry, execution, self.capabilities, self.limits, asked[0] if asked else None)
 
     def accept(self, convolution: pb.Convolution) -> Job:
         """A request that can run, decided from its header alone. Raises as `plan` does."""
@@ -88,19 +92,25 @@ class Engine:
             Replanned: the job has to run otherwise.
             LimitExceeded: and that is more than this server takes.
         """
-        arrays = inline(job.tensors, entries)
-        if job.plan.algorithm == "fft":
-            for field in ("input", "weight"):
-                index = first_nonfinite(arrays[field])
-                if index is not None:
-                    where = f"{field}[{', '.join(map(str, index))}] is {arrays[field][index]}"
-                    self._replan(job, f"{where}, which an FFT would spread over the whole output", field)
-        backend = self._backends[job.plan.backend]
-        prepared = backend.prepare(job.plan, arrays["weight"], arrays.get("bias"))
+        plan, backend = job.plan, self._backends[job.plan.backend]
+        arrays = inline(job.tensors, entries, _unneeded(plan))
+        if plan.wanted:
+            weight, x = arrays.get("weight"), arrays.get("input")
+            return backend.gradients(plan, plan.wanted, weight, x, arrays["grad_output"])
+        if plan.algorithm == "fft":
+            self._replan_unless_finite(job, arrays)
+        prepared = backend.prepare(plan, arrays["weight"], arrays.get("bias"))
         try:
-            return backend.run(job.plan, prepared, arrays["input"])
+            return backend.run(plan, prepared, arrays["input"])
         except Smeared:
-            self._replan(job, f"the sums pass the range of {job.plan.operation.dtype} within an FFT", "input")
+            self._replan(job, f"the sums pass the range of {plan.operation.dtype} within an FFT", "input")
+
+    def _replan_unless_finite(self, job: Job, arrays: dict[str, Array]) -> None:
+        for field in ("input", "weight"):
+            index = first_nonfinite(arrays[field])
+            if index is not None:
+                where = f"{field}[{', '.join(map(str, index))}] is {arrays[field][index]}"
+                self._replan(job, f"{where}, which an FFT would spread over the whole output", field)
 
     def _replan(self, job: Job, why: str, field: str) -> NoReturn:
         """Raises Replanned with the job as direct sums, or what refuses it."""
@@ -131,8 +141,18 @@ def _tensors(convolution: pb.Convolution) -> dict[str, Sourced]:
     if not layer.definition.HasField("bias"):
         del sources["bias"]
     sources["input"] = (convolution.input, convolution.input_source)
+    if convolution.HasField("gradients"):
+        sources["grad_output"] = (convolution.gradients.grad_output, convolution.gradients.grad_output_source)
     headers = {name: codec.tensor_from_proto(message, name) for name, (message, _) in sources.items()}
     return {name: Sourced(headers[name], source) for name, (_, source) in sources.items()}
+
+
+def _unneeded(plan: Plan) -> Container[str]:
+    """Tensors whose values make no difference."""
+    if plan.wanted is None:
+        return ()
+    needed = {"weight": plan.wanted.input, "input": plan.wanted.weight, "bias": False}
+    return {name for name, is_needed in needed.items() if not is_needed}
 
 
 def _refuse_what_is_to_come(convolution: pb.Convolution) -> None:
@@ -149,7 +169,6 @@ def _refuse_what_is_to_come(convolution: pb.Convolution) -> None:
         "stacks": len(convolution.layers) > 1,
         "layers by digest": kind == "digest",
         "pooling": kind == "pooling",
-        "gradients": convolution.HasField("gradients"),
         "shared memory": bool(convolution.output_regions),
     }
     if any(unserved.values()):

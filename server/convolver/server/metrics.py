@@ -38,7 +38,8 @@ SECONDS = (
 """Bounds of the buckets: a tiny request takes some 100 us, the largest that `max_work` lets in about a minute."""
 
 PHASES = ("decode", "queue", "copy_in", "compute", "copy_out", "encode")
-OPERATIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_FORWARD = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+OPERATIONS = (*_FORWARD, *(f"{name}_gradients" for name in _FORWARD))
 REASONS = tuple(error.reason for error in (InvalidConvolution, Unsupported, LimitExceeded, Overloaded))
 
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
@@ -114,6 +115,6 @@ def expect(backends: Iterable[str]) -> None:
         REFUSED.labels(reason=reason)
 
 
-def operation(ndim: int, *, transposed: bool) -> str:
-    """The label of a convolution with `ndim` spatial dimensions, one of OPERATIONS."""
-    return f"conv_transpose{ndim}d" if transposed else f"conv{ndim}d"
+def operation(ndim: int, *, transposed: bool, gradients: bool = False) -> str:
+    """The label of a convolution with `ndim` spatial dimensions, or of its gradients, one of OPERATIONS."""
+    return f"{'conv_transpose' if transposed else 'conv'}{ndim}d{'_gradients' if gradients else ''}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from convolver.core import codec
+from convolver.core import plan_codec
 from convolver.core.errors import InvalidConvolution, LimitExceeded
 from convolver.core.plan import Plan, Report
 from convolver.core.tensors import to_bytes
@@ -79,14 +79,14 @@ class ConvolutionService:
         try:
             answer = await computed(job, plan)
         except Replanned as again:
-            answer = await computed(again.job, codec.plan_to_proto(again.job.plan))
+            answer = await computed(again.job, plan_codec.plan_to_proto(again.job.plan))
         metrics.SENT_BYTES.inc(len(answer))
         return answer
 
     async def plan(self, request: bytes, _context: _Context) -> bytes:
         """What `convolve` would do."""
         plan = self._engine.plan(read(pb.PlanRequest, request).convolution)
-        return pb.PlanResponse(plan=codec.plan_to_proto(plan)).SerializeToString()
+        return pb.PlanResponse(plan=plan_codec.plan_to_proto(plan)).SerializeToString()
 
     async def get_info(self, request: bytes, _context: _Context) -> bytes:
         """What this server is and may."""
@@ -99,14 +99,14 @@ class ConvolutionService:
             max_work=settings.max_work,
             memory_budget_bytes=settings.memory_budget,
         )
-        backends = map(codec.capability_to_proto, self._engine.capabilities)
+        backends = map(plan_codec.capability_to_proto, self._engine.capabilities)
         return pb.GetInfoResponse(versions=versions(), backends=backends, limits=limits).SerializeToString()
 
     def _accepted(self, header: bytes) -> tuple[Job, plan_pb2.Plan]:
         """All that a request's header decides, and so what a header that came before has decided already."""
         job = self._engine.accept(read(pb.ConvolveRequest, header).convolution)
         self._check_answer(job.plan.output_bytes)
-        return job, codec.plan_to_proto(job.plan)
+        return job, plan_codec.plan_to_proto(job.plan)
 
     def _answer(
         self, job: Job, plan: plan_pb2.Plan, entries: Sequence[memoryview], decode: float, accepted: float
@@ -117,8 +117,11 @@ class ConvolutionService:
         done = time.perf_counter()
         seconds = {"decode": decode, "queue": queue, **outcome.seconds}
         report = Report(self._engine.device(job.plan), 1, "disabled", seconds)
-        result = plan_pb2.Result(plan=plan, report=codec.report_to_proto(report))
-        answer = join(pb.ConvolveResponse(result=result).SerializeToString(), [to_bytes(outcome.output)])
+        result = plan_pb2.Result(plan=plan, report=plan_codec.report_to_proto(report))
+        answer = join(
+            pb.ConvolveResponse(result=result).SerializeToString(),
+            [to_bytes(array) for array in outcome.outputs.values()],
+        )
         self._check_answer(len(answer))
         _count(job.plan, {**seconds, "encode": time.perf_counter() - done})
         return answer
@@ -153,5 +156,7 @@ def versions() -> dict[str, str]:
 def _count(plan: Plan, seconds: dict[str, float]) -> None:
     for phase, spent in seconds.items():
         metrics.PHASE_SECONDS.labels(phase, plan.backend).observe(spent)
-    operation = metrics.operation(plan.geometry.ndim, transposed=plan.operation.transposed)
+    operation = metrics.operation(
+        plan.geometry.ndim, transposed=plan.operation.transposed, gradients=plan.wanted is not None
+    )
     metrics.MACS.labels(plan.backend, plan.operation.dtype, operation).inc(plan.macs)

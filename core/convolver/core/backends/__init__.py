@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from convolver.core.choose import Capability
+from convolver.core.gradients import Wanted
 from convolver.core.plan import Plan
 
 Array = NDArray[Any]
@@ -20,12 +21,15 @@ def last(*slices: slice) -> Index:
 
 
 class Outcome(NamedTuple):
-    """What a run gave: the output, in the operation's layout and output_dtype, and seconds by phase (copy_in, compute,
-    copy_out).
-    """
+    """What a run gave: the arrays that the plan's `outputs` lists, and seconds by phase: copy_in, compute, copy_out."""
 
-    output: Array
+    outputs: dict[str, Array]
     seconds: dict[str, float]
+
+    @property
+    def output(self) -> Array:
+        """The output, in the operation's layout and output_dtype."""
+        return self.outputs["output"]
 
 
 class Prepared(NamedTuple):
@@ -56,6 +60,11 @@ class Backend(Protocol):
             IntegerOverflow: an integer result does not fit.
             Smeared: the plan's algorithm is "fft" and the operands do not allow it.
         """
+
+    def gradients(
+        self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
+    ) -> Outcome:
+        """The gradients wanted. Only that of the weight reads the input, and only that of the input the weight."""
 
 
 def available(name: str, threads: int) -> list[Backend]:

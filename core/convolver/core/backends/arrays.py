@@ -7,15 +7,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from convolver.core import methods
 from convolver.core.backends import Array, last
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Operation
 from convolver.core.parameters import PaddingMode
 
+BORDER_BYTES = 128 << 10
+"""What is read at one time to fill a border."""
+
+POSITION_BYTES = 64
+"""What finding the source of one position takes, at most: eight-byte integers and their copies."""
+
 
 def canonical_input(op: Operation, array: Array) -> Array:
     """(N, C, *S), a view."""
-    batched = array if op.batched else array[np.newaxis]
+    batched = array if op.batched else array.reshape(1, *array.shape)  # newaxis has stride 0, which torch misreads
     return batched if op.layout == "channels_first" else np.moveaxis(batched, -1, 1)
 
 
@@ -39,9 +46,9 @@ def forward_weight(geometry: Geometry, canonical: Array) -> Array:
 
 
 def in_layout(op: Operation, canonical: Array) -> Array:
-    """An output (N, O, *S) in the operation's layout, contiguous."""
+    """An output (N, O, *S) in the operation's layout, a view."""
     array = canonical if op.layout == "channels_first" else np.moveaxis(canonical, 1, -1)
-    return np.ascontiguousarray(array if op.batched else array[0])
+    return array if op.batched else array[0]
 
 
 def source_positions(mode: PaddingMode, first: int, count: int, length: int) -> NDArray[np.intp]:
@@ -65,25 +72,21 @@ def source_positions(mode: PaddingMode, first: int, count: int, length: int) -> 
 def padded(geometry: Geometry, x: Array, dtype: np.dtype[np.generic]) -> Array:
     """The canonical input in `dtype`: dilated, then cropped, then padded. Copies only what must be copied, once."""
     op = geometry.operation
-    if not _changes(op):
+    if not methods.needs_padded_copy(geometry):
         return x.astype(dtype, copy=False)
-    shape = (*x.shape[:2], *geometry.padded_size)
-    constant = op.padding_value if op.padding_mode == "constant" else 0
-    out = np.full(shape, constant, dtype) if constant else np.zeros(shape, dtype)
+    out = np.empty((*x.shape[:2], *geometry.padded_size), dtype)
     middle = tuple(
         slice(max(begin, 0), size - max(end, 0))
         for begin, end, size in zip(op.pad_begin, op.pad_end, geometry.padded_size, strict=True)
     )
-    if constant and any(d > 1 for d in op.input_dilation):
+    if any(d > 1 for d in op.input_dilation):
         out[last(*middle)] = 0
     _place(geometry, x, out)
-    if op.padding_mode not in ("zeros", "constant"):
+    if op.padding_mode in ("zeros", "constant"):
+        _fill(out, middle, op.padding_value)
+    else:
         _fill_borders(op.padding_mode, out, middle)
     return out
-
-
-def _changes(op: Operation) -> bool:
-    return not op.transposed and (any(op.pad_begin) or any(op.pad_end) or any(d > 1 for d in op.input_dilation))
 
 
 def _place(geometry: Geometry, x: Array, out: Array) -> None:
@@ -107,19 +110,23 @@ def _place(geometry: Geometry, x: Array, out: Array) -> None:
         out[last(*targets)] = x[last(*sources)]
 
 
+def _fill(out: Array, middle: tuple[slice, ...], value: float) -> None:
+    """Sets all but the middle to one value, each element once."""
+    for d, inner in enumerate(middle):
+        for border in (slice(0, inner.start), slice(inner.stop, None)):
+            out[last(*middle[:d], border, *(slice(None),) * (len(middle) - d - 1))] = value
+
+
 def _fill_borders(mode: PaddingMode, out: Array, middle: tuple[slice, ...]) -> None:
     """Copies elements of the middle into the borders, one dimension after the other, so that corners come right by
-    themselves.
+    themselves; so many positions at a time that what is read of them stays small.
     """
-    ndim = len(middle)
     for d, inner in enumerate(middle):
-        outer = (slice(None),) * d
-        rest = middle[d + 1 :]
-        length = inner.stop - inner.start
-        for first, count in ((-inner.start, inner.start), (length, out.shape[2 + d] - inner.stop)):
-            if count:
-                target = slice(first + inner.start, first + inner.start + count)
-                read = source_positions(mode, first, count, length) + inner.start
-                out[last(*outer, target, *rest)] = out[last(*outer, slice(None), *rest)].take(
-                    read, axis=out.ndim - ndim + d
-                )
+        outer, rest = (slice(None),) * d, middle[d + 1 :]
+        row = out[last(*outer, slice(0, 1), *rest)].nbytes + POSITION_BYTES
+        step = max(1, BORDER_BYTES // row)
+        for border in (range(inner.start), range(inner.stop, out.shape[2 + d])):
+            for first in border[::step]:
+                count = min(step, border.stop - first)
+                read = source_positions(mode, first - inner.start, count, inner.stop - inner.start) + inner.start
+                out[last(*outer, slice(first, first + count), *rest)] = out[last(*outer, read, *rest)]

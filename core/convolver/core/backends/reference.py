@@ -14,8 +14,10 @@ from convolver.core.backends import Array, Outcome, Prepared, fft, memory
 from convolver.core.backends.activations import activate
 from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, in_layout, padded
 from convolver.core.backends.integers import exact_sum, fitted
+from convolver.core.backends.reference_gradients import gradients
 from convolver.core.backends.sums import summed
 from convolver.core.choose import Capability
+from convolver.core.gradients import Wanted
 from convolver.core.plan import Plan
 from convolver.core.tiling import tiling
 
@@ -50,7 +52,15 @@ class ReferenceBackend:
         """The convolution. Raises IntegerOverflow where an integer result does not fit."""
         start = time.perf_counter()
         output = _computed(plan, prepared, canonical_input(plan.operation, input))
-        return Outcome(output, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+        return Outcome({"output": output}, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+
+    def gradients(
+        self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
+    ) -> Outcome:
+        """The gradients wanted."""
+        start = time.perf_counter()
+        grads = gradients(plan.geometry, wanted, input, weight, grad_output)
+        return Outcome(grads, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
 
 
 def _accumulator(plan: Plan) -> dtypes.DType:
@@ -72,7 +82,7 @@ def _floats(plan: Plan, prepared: Prepared, x: Array) -> Array:
             sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
         if op.activation != "none":
             activate(op.activation, sums)
-        return in_layout(op, sums.astype(dtypes.TABLE[op.output_dtype].numpy, copy=False))
+        return in_layout(op, sums).astype(dtypes.TABLE[op.output_dtype].numpy, "C", copy=False)
 
 
 def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:

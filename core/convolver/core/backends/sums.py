@@ -4,7 +4,8 @@ array.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -31,124 +32,117 @@ def pointwise(geometry: Geometry, x: Array, w: Array) -> Array:
     out = np.empty((batch, geometry.out_channels, *geometry.output_size), x.dtype)
     rows = w.reshape(parts, 1, groups, geometry.out_channels // (groups * parts), geometry.channels_per_group)
     target = out.reshape(batch, parts, groups, rows.shape[3], places)
-    np.matmul(rows, columns, out=target.swapaxes(0, 1))
+    _multiply(rows, columns, target.swapaxes(0, 1))
     return out
-
-
-def shift(geometry: Geometry, x: Array, w: Array) -> Array:
-    """One channel in, few out of each group: a multiply-add per kernel offset, in blocks that stay in the cache."""
-    out = np.empty(geometry.canonical_output, x.dtype)
-    windows = _windows(geometry, x)
-    multiplier = geometry.out_channels // geometry.operation.groups
-    for j in range(multiplier):
-        _multiply_add(geometry, windows, w[j::multiplier], out[:, j::multiplier])
-    return out
-
-
-def _multiply_add(geometry: Geometry, windows: Array, w: Array, out: Array) -> None:
-    """out[n, c] = sum over k of windows[n, c, k] * w[c, 0, k]."""
-    scratch = np.empty(methods.SHIFT_BYTES // out.itemsize, out.dtype)
-    for n, channels, rows in _blocks(geometry, scratch.size):
-        target = out[n, channels, rows]
-        product = scratch[: target.size].reshape(target.shape) if target.size <= scratch.size else np.empty_like(target)
-        for i, k in enumerate(np.ndindex(*geometry.kernel)):
-            factor = w[(channels, 0, *k)].reshape(-1, *(1,) * geometry.ndim)
-            window = windows[(n, channels, *k, rows)]
-            np.multiply(window, factor, out=product if i else target)
-            if i:
-                target += product
-
-
-def _blocks(geometry: Geometry, elements: int) -> Iterator[tuple[int, slice, slice]]:
-    """Item, channels and rows of blocks of about so many elements: several channels where they are small, rows where
-    one is large.
-    """
-    row = prod(geometry.output_size[1:])
-    rows = max(1, min(geometry.output_size[0], elements // max(row, 1)))
-    channels = max(1, elements // max(row * rows, 1)) if rows == geometry.output_size[0] else 1
-    for n in range(geometry.output_batch):
-        for c in range(0, geometry.in_channels, channels):
-            for r in range(0, geometry.output_size[0], rows):
-                yield n, slice(c, c + channels), slice(r, r + rows)
 
 
 def gemm(geometry: Geometry, x: Array, w: Array) -> Array:
-    """im2col and a matrix product, block by block: columns (items, groups, C/g * prod(K), places)."""
-    op, batch = geometry.operation, geometry.output_batch
+    """im2col, block by block: windows of x are copied into columns, which a matrix product sums. "shift" copies windows
+    of the kernel without its first dimension, over rows that the offsets along it share, and adds a product for each.
+    """
     out = np.empty(geometry.canonical_output, x.dtype)
-    block = methods.gemm_block(geometry, x.itemsize)
-    per_part = geometry.out_channels // op.batch_groups
-    for part in range(op.batch_groups):
-        matrix = w[part * per_part : (part + 1) * per_part].reshape(
-            op.groups, per_part // op.groups, geometry.sum_length
+    how = methods.columns(geometry, x.itemsize)
+    matrices, windows = _matrices(geometry, how, w), _windows(geometry, how, x)
+    items, groups = windows.shape[:2]
+    target = out.reshape(items, groups, matrices.shape[2], geometry.output_size[0], -1)
+    columns = np.empty(how.elements, x.dtype)
+    scratch = np.empty(methods.product_elements(geometry, how), x.dtype)
+    for n, g, rows in _blocks(how.block, (items, groups, geometry.output_size[0])):
+        read = slice(rows.start, rows.stop + how.halo)
+        window = windows[(n, g, *(slice(None),) * (1 + geometry.ndim), read)]
+        copied = columns[: window.size].reshape(window.shape)
+        copied[...] = window
+        sums = target[n, g, :, rows]
+        _add_products(
+            matrices[:, g],
+            copied.reshape(*sums.shape[:2], matrices.shape[3], -1),
+            geometry.operation.dilation[0] * sums.shape[4],
+            sums.reshape(*sums.shape[:3], -1),
+            scratch,
         )
-        windows = _windows(geometry, x[part * batch : (part + 1) * batch])
-        target = out[:, part * per_part : (part + 1) * per_part]
-        for n in range(0, batch, block.items):
-            for r in range(0, geometry.output_size[0], block.rows):
-                items, rows = slice(n, n + block.items), slice(r, r + block.rows)
-                columns = windows[(items, slice(None), *(slice(None),) * geometry.ndim, rows)]
-                _multiply(matrix, columns, target[items, :, rows])
     return out
 
 
-def _multiply(matrix: Array, columns: Array, target: Array) -> None:
-    """Target (items, O, rows, ...) = matrix (groups, O/g, L) times columns (items, C, *K, rows, ...), which is copied
-    here.
+def _matrices(geometry: Geometry, how: methods.Columns, w: Array) -> Array:
+    """(offsets, groups, O/g, L): the weights that meet one set of columns, for each offset that shares them."""
+    groups = methods.all_groups(geometry)
+    split = w.reshape(groups, len(w) // groups, geometry.channels_per_group, how.offsets, -1)
+    return split.transpose(3, 0, 1, 2, 4).reshape(how.offsets, *split.shape[:2], -1)
+
+
+def _windows(geometry: Geometry, how: methods.Columns, x: Array) -> Array:
+    """A view (N, groups, C/g, *K, *output_size) of x: [n, g, c, k, p] is x[n, g C/g + c, p*stride + k*dilation]. Where
+    offsets share columns the kernel is 1 long in its first dimension, and there are as many rows as they read. Batch
+    groups are groups of other items.
     """
-    groups, per_group, length = matrix.shape
-    items = target.shape[0]
-    product = np.matmul(matrix, columns.reshape(items, groups, length, prod(target.shape[2:])))
-    target[...] = product.reshape(items, groups * per_group, *target.shape[2:])
-
-
-def _windows(geometry: Geometry, x: Array) -> Array:
-    """A view (N, C, *K, *output_size) of x: element [n, c, k, p] is x[n, c, p*stride + k*dilation]."""
     op = geometry.operation
-    steps = x.strides[2:]
+    kernel = (geometry.kernel[0] // how.offsets, *geometry.kernel[1:])
+    size = (geometry.output_size[0] + how.halo, *geometry.output_size[1:])
+    split = x.reshape(op.batch_groups, geometry.output_batch, op.groups, geometry.channels_per_group, *x.shape[2:])
+    grouped = split.swapaxes(0, 1).reshape(geometry.output_batch, methods.all_groups(geometry), *split.shape[3:])
+    steps = grouped.strides[3:]
     kernel_strides = tuple(step * d for step, d in zip(steps, op.dilation, strict=True))
     output_strides = tuple(step * s for step, s in zip(steps, op.stride, strict=True))
-    shape = (*x.shape[:2], *geometry.kernel, *geometry.output_size)
-    return as_strided(x, shape, (*x.strides[:2], *kernel_strides, *output_strides), writeable=False)
+    shape = (*grouped.shape[:3], *kernel, *size)
+    return as_strided(grouped, shape, (*grouped.strides[:3], *kernel_strides, *output_strides), writeable=False)
+
+
+def _add_products(matrices: Array, columns: Array, step: int, target: Array, scratch: Array) -> None:
+    """Target (items, groups, O/g, places) = sum over i of matrices[i] @ columns[..., i*step : i*step + places]."""
+    places = target.shape[-1]
+    for i, matrix in enumerate(matrices):
+        product = scratch[: target.size].reshape(target.shape) if i else target
+        _multiply(matrix, columns[..., i * step : i * step + places], product)
+        if i:
+            target += product
+
+
+def _multiply(matrix: Array, columns: Array, out: Array) -> None:
+    """Out (..., O, places) = matrix (..., O, L) @ columns (..., L, places)."""
+    multiply = np.multiply if matrix.shape[-1] == 1 else np.matmul  # matmul takes many times as long where L is 1
+    multiply(matrix, columns, out=out)
 
 
 def scatter(geometry: Geometry, x: Array, w: Array) -> Array:
-    """Transposed: per kernel offset one matrix product, added where it belongs; then cropped, or extended by zeros."""
-    op = geometry.operation
-    full = np.zeros((geometry.batch, geometry.out_channels, *methods.scatter_size(geometry)), x.dtype)
-    places = prod(geometry.input_size)
-    columns = x.reshape(geometry.batch, op.groups, geometry.channels_per_group, places)
-    per_group = geometry.out_channels // op.groups
-    for k in np.ndindex(*geometry.kernel):
-        matrix = (
-            w[(slice(None), slice(None), *k)].reshape(op.groups, geometry.channels_per_group, per_group).swapaxes(1, 2)
-        )
-        product = np.matmul(matrix, columns).reshape(geometry.batch, geometry.out_channels, *geometry.input_size)
-        full[last(*_landing(geometry, k))] += product
-    return _cut(geometry, full)
-
-
-def _landing(geometry: Geometry, k: tuple[int, ...]) -> tuple[slice, ...]:
-    op = geometry.operation
-    starts = [i * d for i, d in zip(k, op.dilation, strict=True)]
-    return tuple(
-        slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, geometry.input_size, op.stride, strict=True)
-    )
-
-
-def _cut(geometry: Geometry, full: Array) -> Array:
-    """The part of `full` from pad_begin on, output_size long; positions outside it are 0."""
-    begins, sizes, lengths = geometry.operation.pad_begin, geometry.output_size, full.shape[2:]
-    if all(b >= 0 and b + size <= length for b, size, length in zip(begins, sizes, lengths, strict=True)):
-        return full[last(*(slice(b, b + size) for b, size in zip(begins, sizes, strict=True)))]
-    out = np.zeros((*full.shape[:2], *sizes), full.dtype)
-    source = tuple(
-        slice(max(b, 0), max(0, min(length, b + size))) for b, size, length in zip(begins, sizes, lengths, strict=True)
-    )
-    target = tuple(slice(s.start - b, s.stop - b) for b, s in zip(begins, source, strict=True))
-    if all(s.stop > s.start for s in source):
-        out[last(*target)] = full[last(*source)]
+    """Transposed: block by block, per kernel offset one matrix product, added where it lands."""
+    groups, per_group = geometry.operation.groups, geometry.channels_per_group
+    out = np.zeros(geometry.canonical_output, x.dtype)
+    columns = x.reshape(geometry.batch, groups, per_group, geometry.input_size[0], -1)
+    split = w.reshape(groups, per_group, -1, *geometry.kernel)
+    matrices = {k: np.ascontiguousarray(split[(..., *k)]).swapaxes(1, 2) for k in np.ndindex(*geometry.kernel)}
+    block = methods.scatter_block(geometry, x.itemsize)
+    scratch = np.empty(methods.scatter_product_elements(geometry, block), x.dtype)
+    for items, rows in _blocks(block, (geometry.batch, geometry.input_size[0])):
+        some = columns[items, :, :, rows]
+        shape = (*some.shape[:2], split.shape[2], prod(some.shape[3:]))
+        product = scratch[: prod(shape)].reshape(shape)
+        for k, matrix in matrices.items():
+            _multiply(matrix, some.reshape(*some.shape[:3], -1), product)
+            source, target = _landing(geometry, k, rows)
+            landed = product.reshape(some.shape[0], out.shape[1], some.shape[3], *geometry.input_size[1:])
+            out[(items, slice(None), *target)] += landed[last(*source)]
     return out
 
 
-_METHODS = {"pointwise": pointwise, "shift": shift, "gemm": gemm, "scatter": scatter}
+def _landing(geometry: Geometry, k: tuple[int, ...], rows: slice) -> tuple[list[slice], list[slice]]:
+    """Which positions of these rows of the input lie in the output at kernel offset k, and where."""
+    op, sources, targets = geometry.operation, [], []
+    firsts, lengths = (rows.start, *(0,) * (geometry.ndim - 1)), (rows.stop - rows.start, *geometry.input_size[1:])
+    for d, (offset, first, length) in enumerate(zip(k, firsts, lengths, strict=True)):
+        step = op.stride[d]
+        begin = first * step + offset * op.dilation[d] - op.pad_begin[d]
+        low = max(0, -(begin // step))
+        high = max(low, min(length, (geometry.output_size[d] - 1 - begin) // step + 1))
+        sources.append(slice(low, high))
+        targets.append(slice(begin + low * step, begin + high * step, step))
+    return sources, targets
+
+
+def _blocks(sizes: Sequence[int], totals: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Slices of `sizes` that together cover `totals`."""
+    starts = product(*(range(0, total, size) for size, total in zip(sizes, totals, strict=True)))
+    for at in starts:
+        yield tuple(slice(a, min(a + size, total)) for a, size, total in zip(at, sizes, totals, strict=True))
+
+
+_METHODS = {"pointwise": pointwise, "shift": gemm, "gemm": gemm, "scatter": scatter}

@@ -1,6 +1,4 @@
-"""The torch back end, on the CPU or a CUDA device. What torch has no word for (padding modes in any rank, asymmetric
-and negative padding, dilated input, batch groups) is composed from what it has.
-"""
+"""The torch back end, on the CPU or a CUDA device: what goes to it, how it is told to compute, what comes back."""
 
 from __future__ import annotations
 
@@ -16,11 +14,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, Outcome, Prepared, last, memory, torch_fft
-from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, source_positions
+from convolver.core.backends import Array, Outcome, Prepared, memory, torch_fft
+from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight
+from convolver.core.backends.torch_gradients import gradients
+from convolver.core.backends.torch_sums import convolved, in_layout, padded
 from convolver.core.choose import Capability
-from convolver.core.geometry import Geometry, dilated
-from convolver.core.operation import Execution, Operation
+from convolver.core.gradients import Wanted
+from convolver.core.operation import Execution
 from convolver.core.parameters import Activation
 from convolver.core.plan import Plan
 from convolver.core.tiling import tiling
@@ -30,13 +30,6 @@ _SWITCHES = threading.Lock()
 
 _BITS = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
 """Types that NumPy and torch exchange only as bits."""
-
-_FORWARD: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
 
 _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
@@ -94,13 +87,31 @@ class TorchBackend:
         self._finish()
         sent = time.perf_counter()
         with self._switched(plan.execution), torch.inference_mode():
-            y = _convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
+            y = convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
         y = in_layout(plan.operation, _ACTIVATIONS[plan.operation.activation](y))
         self._finish()
         computed = time.perf_counter()
-        output = _received(y, plan.operation.output_dtype)
+        outputs = {"output": _received(y, plan.operation.output_dtype)}
         copied_out = time.perf_counter() - computed
-        return Outcome(output, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
+        return Outcome(outputs, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
+
+    def gradients(
+        self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
+    ) -> Outcome:
+        """The gradients wanted."""
+        start = time.perf_counter()
+        op = plan.operation
+        x, w = (None if array is None else _tensor(array, op.dtype).to(self._device) for array in (input, weight))
+        g = _tensor(grad_output, op.output_dtype).to(self._device)
+        self._finish()
+        sent = time.perf_counter()
+        with self._switched(plan.execution):
+            grads = gradients(plan.geometry, wanted, x, w, g)
+        self._finish()
+        computed = time.perf_counter()
+        outputs = {name: _received(grads[name], dtype) for name, (dtype, _) in plan.outputs.items()}
+        copied_out = time.perf_counter() - computed
+        return Outcome(outputs, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
 
     def _sent(self, plan: Plan, array: Array) -> torch.Tensor:
         op = plan.operation
@@ -150,12 +161,6 @@ def _received(y: torch.Tensor, dtype: dtypes.DTypeName) -> Array:
     return array
 
 
-def in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
-    """An output (N, O, *S) in the operation's layout, contiguous."""
-    y = canonical if op.layout == "channels_first" else canonical.movedim(1, -1)
-    return (y if op.batched else y[0]).contiguous()
-
-
 def _switches(execution: Execution) -> AbstractContextManager[None]:
     """CuDNN as the request wants it: no TF32 unless precision says so, no search for algorithms (a new shape would pay
     for it).
@@ -167,88 +172,10 @@ def _switches(execution: Execution) -> AbstractContextManager[None]:
     )
 
 
-def _convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-    op = geometry.operation
-    if not geometry.output_batch:  # torch refuses some of them
-        return x.new_empty(geometry.canonical_output)
-    if op.transposed:
-        return _transposed(geometry, x, prepared)
-    x, padding = _padded(geometry, x)
-    groups = op.groups
-    if op.batch_groups > 1:
-        groups = op.batch_groups
-        x = x.reshape(groups, geometry.output_batch, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
-    return _FORWARD[geometry.ndim](x, prepared.weight, prepared.bias, op.stride, padding, op.dilation, groups)
-
-
 def _by_fft(plan: Plan, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
     tiles = tiling(plan.geometry)
-    x, left = _padded(tiles.geometry, x)
+    x, left = padded(tiles.geometry, x)
     if any(left):
         x = F.pad(x, [side for amount in reversed(left) for side in (amount, amount)])
     y = torch_fft.convolved(tiles, x, prepared.weight)
     return y if prepared.bias is None else y.add_(prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim))
-
-
-def _padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """X dilated, cropped and padded, as far as torch's own symmetric zero padding (the second value) cannot do it."""
-    op, none = geometry.operation, (0,) * geometry.ndim
-    if not x.numel():  # of an empty dimension the padding alone is left; torch refuses to pad some of them
-        return x.new_full((*x.shape[:2], *geometry.padded_size), op.padding_value), none
-    x = _dilated(geometry, x)
-    if op.padding_mode == "zeros" and op.pad_begin == op.pad_end and min(op.pad_begin) >= 0:
-        return x, op.pad_begin
-    if op.padding_mode in ("zeros", "constant"):
-        pairs = [side for d in reversed(range(geometry.ndim)) for side in (op.pad_begin[d], op.pad_end[d])]
-        return F.pad(x, pairs, value=op.padding_value), none
-    for d in range(geometry.ndim):
-        x = _gathered(op, x, d)
-    return x, none
-
-
-def _dilated(geometry: Geometry, x: torch.Tensor) -> torch.Tensor:
-    op = geometry.operation
-    if all(step == 1 for step in op.input_dilation):
-        return x
-    spans = map(dilated, geometry.input_size, op.input_dilation)
-    spread = x.new_zeros(*x.shape[:2], *spans)
-    spread[last(*(slice(None, None, step) for step in op.input_dilation))] = x
-    return spread
-
-
-def _gathered(op: Operation, x: torch.Tensor, d: int) -> torch.Tensor:
-    """Dimension d cropped, then padded by the positions that the mode reads."""
-    begin, end = op.pad_begin[d], op.pad_end[d]
-    if not (begin or end):
-        return x
-    length = x.shape[2 + d]
-    x = x.narrow(2 + d, max(0, -begin), length - max(0, -begin) - max(0, -end))
-    kept = x.shape[2 + d]
-    read = source_positions(op.padding_mode, -max(begin, 0), kept + max(begin, 0) + max(end, 0), kept)
-    return x.index_select(2 + d, torch.from_numpy(read).to(x.device))
-
-
-def _transposed(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
-    op = geometry.operation
-    convolve = _TRANSPOSED[geometry.ndim]
-    symmetric = op.pad_begin == op.pad_end and min(op.pad_begin) >= 0
-    if symmetric:
-        return convolve(
-            x, prepared.weight, prepared.bias, op.stride, op.pad_begin, op.output_padding, op.groups, op.dilation
-        )
-    full = convolve(x, prepared.weight, None, op.stride, 0, 0, op.groups, op.dilation)
-    y = _cut(geometry, full)
-    return y if prepared.bias is None else y + prepared.bias.reshape(-1, *(1,) * geometry.ndim)
-
-
-def _cut(geometry: Geometry, full: torch.Tensor) -> torch.Tensor:
-    """The part of `full` from pad_begin on, output_size long; positions outside it are 0."""
-    pairs: list[int] = []
-    for d, (begin, size) in enumerate(zip(geometry.operation.pad_begin, geometry.output_size, strict=True)):
-        length = full.shape[2 + d]
-        first = min(max(0, begin), length)
-        kept = max(0, min(length, begin + size) - first)
-        full = full.narrow(2 + d, first, kept)
-        before = min(size, max(0, -begin))
-        pairs = [before, size - before - kept, *pairs]
-    return F.pad(full, pairs)

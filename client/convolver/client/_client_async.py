@@ -1,0 +1,187 @@
+"""The client in its asynchronous colour, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from convolver.client import _client_shared as shared
+from convolver.client import _gradients
+from convolver.client._connection import SERVICE, ClientBase, asynchronous_channel
+from convolver.client._convolutions import Convolutions
+from convolver.client._interchange import AnyArray
+from convolver.client.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Unpack
+
+    from convolver.client._embedded import EmbeddedServer
+    from convolver.client._gradients import Gradients
+    from convolver.core.parameters import Parameters
+    from convolver.core.plan import Plan
+
+
+class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
+    """Calls one Convolver service from asyncio: `Client`, with `await`. It belongs to the event loop that it is first
+    used in; another raises RuntimeError.
+
+    Arrays, errors and arguments are those of `Client`. To cancel a call is to cancel it on the server.
+
+    Args:
+        address: `host:port`, `unix:/path` or `dns:///host:port`. None: CONVOLVER_ADDRESS, and without that a server of
+            this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
+        timeout: seconds that a call may take, unless it says otherwise; None is for ever.
+    """
+
+    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
+        super().__init__(address, timeout=timeout)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._start: asyncio.Future[EmbeddedServer] | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._target = ""
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes it."""
+        await self.close()
+
+    @property
+    async def address(self) -> str:
+        """Where calls go. Starts the embedded server if there is no other."""
+        self._check_open()
+        self._check_loop()
+        if self._given is not None:
+            return self._given
+        if self._start is None or _failed(self._start):
+            self._start = asyncio.get_running_loop().run_in_executor(None, _server_instead_of, self._start)
+        server = await asyncio.shield(self._start)  # others may wait for it too
+        self._check_open()
+        return server.address
+
+    async def close(self) -> None:
+        """Ends the connection, and the embedded server once its last client is closed. Calls in flight fail with
+        ServiceUnavailable, later ones with RuntimeError; closing again does nothing.
+        """
+        if self._closed:
+            return
+        self._check_loop()
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+        self._channel = None
+        if self._start is not None:
+            await asyncio.wait([self._start])
+            if not self._start.exception():
+                await asyncio.to_thread(self._start.result().release)
+
+    async def run(
+        self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
+    ) -> shared.Answer:
+        """The convolution of `input` (N, C, *S) or (C, *S) with `weight` (O, C/groups, *K), with its plan and report.
+
+        Transposed, the weight is (C, O/groups, *K); `bias` is (O,). All of one dtype. docs/parameters.md explains each
+        parameter.
+        """
+        request = shared.convolve_request(input, weight, bias, parameters)
+        return shared.convolve_answer(request, await self._call("Convolve", request.message, parameters))
+
+    async def convolve(
+        self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
+    ) -> AnyArray:
+        """The output of `run`."""
+        return (await self.run(input, weight, bias, **parameters)).output
+
+    async def gradients(
+        self,
+        input: AnyArray,
+        weight: AnyArray,
+        grad_output: AnyArray,
+        *,
+        wrt: Sequence[str] = ("input", "weight"),
+        bias: bool = False,
+        **parameters: Unpack[Parameters],
+    ) -> Gradients:
+        """The gradients of a scalar with respect to `input`, `weight` and bias, given its gradient with respect to the
+        output: `grad_output`, of the output's shape and dtype. `wrt` names what is wanted of "input" and "weight",
+        `bias` asks for the bias's, whether there is one or not; the others are None.
+
+        Floats and complex numbers (by torch's convention); an activation is refused, and so is `algorithm="fft"`.
+        """
+        request = _gradients.request(input, weight, grad_output, _gradients.wanted(wrt, bias=bias), parameters)
+        return _gradients.answer(request, await self._call("Convolve", request.message, parameters))
+
+    async def plan(
+        self,
+        input_shape: Sequence[int],
+        weight_shape: Sequence[int],
+        dtype: str = "float32",
+        *,
+        bias: bool = False,
+        **parameters: Unpack[Parameters],
+    ) -> Plan:
+        """What `run` would do with tensors of these shapes, and its cost; `bias` says whether there is one."""
+        request = shared.plan_request(input_shape, weight_shape, dtype, parameters, bias=bias)
+        return shared.plan_answer(await self._call("Plan", request, parameters))
+
+    async def info(self) -> shared.Info:
+        """What the server is and may."""
+        return shared.info_answer(await self._call("GetInfo", shared.info_request(), {}))
+
+    async def _of_rank(
+        self, ndim: int, input: AnyArray, weight: AnyArray, bias: AnyArray, **parameters: Unpack[Parameters]
+    ) -> AnyArray:
+        shared.check_rank(weight, ndim, parameters)
+        return await self.convolve(input, weight, bias, **parameters)
+
+    async def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
+        timeout = self._seconds(parameters)
+        address = await self.address
+        channel = self._channel_to(address)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
+        try:
+            return await call(request, timeout=timeout)
+        except grpc.RpcError as failure:
+            raise shared.error_of(failure, address, timeout) from failure
+        except asyncio.CancelledError:
+            if self._closed and not _is_cancelled():
+                raise ServiceUnavailable(f"{address}: the client was closed") from None
+            raise
+
+    def _channel_to(self, address: str) -> grpc.aio.Channel:
+        """The channel, made when it is first needed and again for another embedded server."""
+        if self._channel is None or self._target != address:
+            self._channel, self._target = asynchronous_channel(address), address
+        return self._channel
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError("the client belongs to another event loop: each loop needs an AsyncClient of its own")
+
+
+def _server_instead_of(ended: asyncio.Future[EmbeddedServer] | None) -> EmbeddedServer:
+    from convolver.client import _embedded
+
+    if ended is not None and not ended.exception():
+        ended.result().release()
+    return _embedded.acquire()
+
+
+def _failed(start: asyncio.Future[EmbeddedServer]) -> bool:
+    """Whether it has led to no server, or to one that died."""
+    return start.done() and (start.exception() is not None or not start.result().alive)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels the running task; else it is gRPC that has cancelled the call."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -1,0 +1,110 @@
+"""How a client of either colour connects: addresses, timeouts, the options of channels, and what a fork leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import grpc
+
+from convolver.v1 import convolution_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolver.core.parameters import Parameters
+
+LONGEST_TIMEOUT = 1e9
+"""Seconds from which on a call waits for ever: gRPC's clock counts nanoseconds, and 2^63 of them end in 2262."""
+
+ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
+SERVICE = pb.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
+
+_RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.max_send_message_length", -1),  # the server's limit is the one that counts
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
+)
+
+_ASYNCHRONOUS: WeakSet[grpc.aio.Channel] = WeakSet()
+"""The channels of the asynchronous clients of this process."""
+
+_INHERITED: list[grpc.aio.Channel] = []
+"""Those that were open when this process was forked: kept, since gRPC hangs in releasing the last of them."""
+
+os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_ASYNCHRONOUS))
+
+
+class ClientBase:
+    """What a client is before it connects: where its calls go, how long they may take, and whether it is closed."""
+
+    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
+        self._given = address_or_none(address)
+        self._timeout = timeout
+        self._closed = False
+
+    def _seconds(self, parameters: Parameters) -> float | None:
+        """What a call with these parameters may take."""
+        timeout = parameters.get("timeout", self._timeout)
+        return None if timeout is not None and timeout > LONGEST_TIMEOUT else timeout
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+
+def address_or_none(address: str | None) -> str | None:
+    """The address to call: the one given, else CONVOLVER_ADDRESS, else None, which stands for an embedded server.
+
+    Raises ValueError for an empty address and for a list of several.
+    """
+    chosen = address if address is not None else os.environ.get(ADDRESS_VARIABLE) or None
+    if chosen is not None and (not chosen.strip() or "," in chosen):
+        raise ValueError(f"the address is {chosen!r}; it must be one host:port, unix:/path or dns:///host:port")
+    return chosen
+
+
+def blocking_channel(address: str) -> grpc.Channel:
+    """A channel to the address. Raises RuntimeError where gRPC does not work."""
+    _check_process()
+    return grpc.insecure_channel(address, options=_OPTIONS)
+
+
+def asynchronous_channel(address: str) -> grpc.aio.Channel:
+    """A channel to the address, of the running event loop. Raises RuntimeError where gRPC does not work."""
+    _check_process()
+    channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    _ASYNCHRONOUS.add(channel)
+    return channel
+
+
+def _check_process() -> None:
+    """Raises RuntimeError where gRPC does not work: its asyncio polls in a thread, which a fork interrupts. What the
+    forked process then calls waits for ever or ends it, and with grpcio 1.76 its parent too.
+    """
+    if _INHERITED:
+        raise RuntimeError(
+            "this process was forked while an AsyncClient was open, and gRPC does not work in it: "
+            "close the client before the fork, or start processes by spawn"
+        )

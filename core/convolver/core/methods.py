@@ -14,7 +14,7 @@ Method = Literal["pointwise", "shift", "gemm", "scatter"]
 
 COLUMNS_BYTES = 1 << 20
 """Columns of im2col, or products of a transposed convolution, that stand in memory at one time: about a second-level
-cache. What is larger is returned to the system after every call, and pages that come afresh cost more than products.
+cache. Several times as much would be returned to the system after each call, and fresh pages cost more than products.
 """
 
 SHIFT_BYTES = 1 << 20

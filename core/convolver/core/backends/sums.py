@@ -4,8 +4,8 @@ array.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -113,14 +113,14 @@ def scatter(geometry: Geometry, x: Array, w: Array) -> Array:
     block = methods.scatter_block(geometry, x.itemsize)
     scratch = np.empty(methods.scatter_product_elements(geometry, block), x.dtype)
     for items, rows in _blocks(block, (geometry.batch, geometry.input_size[0])):
-        some = columns[items, :, :, rows]
-        shape = (*some.shape[:2], split.shape[2], prod(some.shape[3:]))
+        some = columns[items, :, :, rows].reshape(items.stop - items.start, groups, per_group, -1)
+        shape = (len(some), groups, split.shape[2], some.shape[3])
         product = scratch[: prod(shape)].reshape(shape)
+        landing = product.reshape(len(some), out.shape[1], rows.stop - rows.start, *geometry.input_size[1:])
         for k, matrix in matrices.items():
-            _multiply(matrix, some.reshape(*some.shape[:3], -1), product)
+            _multiply(matrix, some, product)
             source, target = _landing(geometry, k, rows)
-            landed = product.reshape(some.shape[0], out.shape[1], some.shape[3], *geometry.input_size[1:])
-            out[(items, slice(None), *target)] += landed[last(*source)]
+            out[(items, slice(None), *target)] += landing[last(*source)]
     return out
 
 
@@ -140,7 +140,7 @@ def _landing(geometry: Geometry, k: tuple[int, ...], rows: slice) -> tuple[list[
 
 def _blocks(sizes: Sequence[int], totals: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Slices of `sizes` that together cover `totals`."""
-    starts = product(*(range(0, total, size) for size, total in zip(sizes, totals, strict=True)))
+    starts = itertools.product(*(range(0, total, size) for size, total in zip(sizes, totals, strict=True)))
     for at in starts:
         yield tuple(slice(a, min(a + size, total)) for a, size, total in zip(at, sizes, totals, strict=True))
 

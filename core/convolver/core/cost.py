@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from convolver.core import dtypes, gradients, methods, torch_memory
+from convolver.core import dtypes, gradients, methods, onednn, torch_memory
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.plan import ChosenAlgorithm
@@ -103,7 +103,8 @@ def estimate(
         seconds = _reference_seconds(geometry, threads)
         return Estimate(beside + seconds, geometry.macs, methods.workspace_bytes(geometry))
     seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
-    return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, threads))
+    on_cpu = threads if kind == "torch:cpu" else 1
+    return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, on_cpu))
 
 
 def _of_gradients(forward: Estimate, geometry: Geometry, backend: str, wanted: Wanted) -> Estimate:
@@ -182,7 +183,7 @@ def _torch_seconds(geometry: Geometry, threads: int) -> float:
         return times * _columns_seconds(geometry, threads, "float32" if wide.bits == 24 else "float64")
     if geometry.channels_per_group == 1 and op.groups > 1 and max(*op.pad_begin, *op.pad_end) > 6:
         return times * geometry.macs / (TORCH_SLOW_MACS_PER_SECOND * threads)
-    products = geometry.macs * torch_memory.blocked(geometry.out_channels) // geometry.out_channels
+    products = geometry.macs * onednn.blocked(geometry.out_channels) // geometry.out_channels
     return times * (products / (TORCH_MACS_PER_SECOND * threads) + _reordering_seconds(geometry))
 
 
@@ -208,7 +209,7 @@ def _reordering_seconds(geometry: Geometry) -> float:
     for shape in (inputs, geometry.canonical_output):
         places, channels = shape[0] * prod(shape[2:]), shape[1]
         if channels > 3 or shape is not inputs:
-            size = 4 * places * torch_memory.blocked(channels)
+            size = 4 * places * onednn.blocked(channels)
             far = size > KEPT_BYTES and not op.transposed
             seconds += (size + 4 * places * channels) * (FAR_SECONDS if far else NEAR_SECONDS)
     return seconds

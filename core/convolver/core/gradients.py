@@ -200,18 +200,27 @@ def _held_bytes(geometry: Geometry, wanted: Wanted) -> int:
 
 
 def _input_bytes(geometry: Geometry) -> int:
-    """The weight turned, what the convolution takes, and its result with the borders of a dimension, unless that is the
-    gradient itself.
+    """The weight turned; what the convolution takes; and its result, where that is not the gradient itself (which is
+    not there yet), with the borders of a dimension in three forms.
     """
-    op, backward = geometry.operation, input_gradient(geometry)
-    result, borders = prod(backward.canonical_output), 0
-    if copies_elements(op):
-        pairs = zip(op.pad_begin, op.pad_end, backward.output_size, strict=True)
-        borders = max(result // length * (max(0, begin) + max(0, end)) for begin, end, length in pairs)
+    op, backward, size = geometry.operation, input_gradient(geometry), accumulator(geometry.operation).itemsize
+    result = prod(backward.canonical_output)
+    summed, turned = methods.workspace_bytes(backward), 2 * prod(op.weight_shape) * size
     regrouped = op.batch_groups > 1
-    copied = regrouped or result != prod(op.canonical_input) or _is_copied(op, geometry.in_channels)
-    elements = 2 * prod(op.weight_shape) + result * (copied + regrouped) + 4 * borders
-    return methods.workspace_bytes(backward) + elements * accumulator(op).itemsize
+    if not (regrouped or result != prod(op.canonical_input) or _is_copied(op, geometry.in_channels)):
+        return turned + summed
+    made = prod(op.input_shape) * dtypes.TABLE[op.dtype].itemsize
+    folded = max(0, regrouped * result * size - made, 3 * _border_elements(backward, op) * size - made)
+    return turned + result * size + max(summed - made, folded)
+
+
+def _border_elements(backward: Geometry, op: Operation) -> int:
+    """Elements of the borders of that dimension in which they are most."""
+    if not copies_elements(op):
+        return 0
+    pairs = zip(op.pad_begin, op.pad_end, backward.output_size, strict=True)
+    shares = (prod(backward.canonical_output) // n * (max(0, begin) + max(0, end)) for begin, end, n in pairs)
+    return max(shares)
 
 
 def _is_copied(op: Operation, channels: int) -> bool:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import product
 from math import ceil, isfinite, log2, prod
 
-from convolver.core import dtypes
+from convolver.core import dtypes, methods
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Operation
 
@@ -113,21 +113,21 @@ class Tiling:
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes beside input, weight and output, at most: the padded input, the weight spread and its spectra, the
-        spectra of a block with what the transforms hold, and the sums before they are rounded.
+        """Bytes beside input, weight and output, at most: the input converted or padded; the weight spread and its
+        spectra, three times while they are made (NumPy transforms one dimension after the other); what a block's
+        transforms hold; the sums where they are not the output.
         """
-        made = self.geometry
-        op, wide = made.operation, _accumulator(made.operation)
-        items, groups = self.block
+        made, op = self.geometry, self.geometry.operation
+        wide, (items, groups) = _accumulator(op), self.block
         size = wide.itemsize if self.is_complex else 2 * wide.itemsize
         outputs = made.out_channels // (op.groups * op.batch_groups)
-        spectra = self.pairs * self.frequencies * size * (2 if self.by_matrices else 1)
-        one = items * groups * self.frequencies * size
-        block = one * (3 * made.channels_per_group + 4 * outputs)
-        padded = made.batch * made.in_channels * prod(made.padded_size) * wide.itemsize
-        sums = prod(made.canonical_output) * wide.itemsize * 2
-        weight = self.pairs * prod(self.lengths) * wide.itemsize
-        return padded + sums + spectra + block + weight
+        block = items * groups * self.frequencies * size * (3 * made.channels_per_group + 4 * outputs)
+        spectra = self.pairs * self.frequencies * size
+        total = max(3 * spectra + self.pairs * prod(made.extents) * wide.itemsize, spectra + block)
+        if wide.name != op.dtype or methods.needs_padded_copy(made):
+            total += made.batch * made.in_channels * prod(made.padded_size) * wide.itemsize
+        copies = (wide.name != op.output_dtype) + (op.layout == "channels_last" and made.out_channels > 1)
+        return total + copies * prod(made.canonical_output) * wide.itemsize
 
 
 def refusal(geometry: Geometry) -> str | None:

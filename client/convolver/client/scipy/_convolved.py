@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convolver.client.scipy._default_client import default_client
+from convolver.client._default_client import default_client
 from convolver.core.errors import Unsupported
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CALLS = """
 import json, sys, threading
 from convolver.client.scipy import ndimage, signal
-from convolver.client.scipy._default_client import _CLIENTS, default_client
+from convolver.client._default_client import _CLIENTS, default_client
 
 found = []
 threads = [threading.Thread(target=lambda: found.append(signal.convolve([1, 2], [1, 1]).tolist())) for _ in range(4)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -136,7 +136,8 @@ def _folded(op: Operation, grad: Array, d: int) -> Array:
     nothing = np.zeros((*grad.shape[:axis], 1, *grad.shape[axis + 1 :]), grad.dtype)
     targets, table = copied_from(op, d, inner.shape[axis])
     copies = np.concatenate((before, after, nothing), axis).take(table, axis)
-    inner[(..., targets, *(slice(None),) * (grad.ndim - axis - 1))] += copies.sum(axis)
+    places: Any = (..., targets, *(slice(None),) * (grad.ndim - axis - 1))
+    inner[places] += copies.sum(axis)
     return inner
 
 
@@ -201,7 +202,7 @@ def _correlated(made: Geometry, source: Array, rows: Array) -> Array:
     windows = _windows(made, source)
     total = np.zeros((groups, factors.shape[1], made.sum_length), source.dtype)
     for some, items, places in _blocks(made, source.itemsize):
-        block = (some, ..., items, places, *(slice(None),) * (made.ndim - 1))
+        block: Any = (some, ..., items, places, *(slice(None),) * (made.ndim - 1))
         total[some] += _product(factors[block], windows[block], total[some].shape)
     return total.reshape(made.out_channels, made.channels_per_group, *made.kernel)
 

@@ -97,14 +97,14 @@ def _input(geometry: Geometry, w: torch.Tensor, g: torch.Tensor) -> torch.Tensor
     if op.transposed:
         return grad
     if op.batch_groups > 1:
-        split = grad.unflatten(1, (op.batch_groups, geometry.in_channels))
+        split = grad.reshape(grad.shape[0], op.batch_groups, geometry.in_channels, *grad.shape[2:])
         grad = split.transpose(0, 1).flatten(0, 1)
     return _unpadded(geometry, grad)
 
 
 def _turned(groups: int, w: torch.Tensor) -> torch.Tensor:
     """A weight (O, C/groups, *K) as (C, O/groups, *K), turned by 180 degrees."""
-    grouped = w.unflatten(0, (groups, w.shape[0] // groups)).transpose(1, 2)
+    grouped = w.reshape(groups, w.shape[0] // groups, *w.shape[1:]).transpose(1, 2)
     return grouped.flatten(0, 1).flip(tuple(range(2, w.ndim)))
 
 
@@ -126,11 +126,14 @@ def _folded(op: Operation, grad: torch.Tensor, d: int) -> torch.Tensor:
     axis, (begin, end) = 2 + d, borders(op, d)
     if not begin + end:
         return grad
-    before, inner, after = grad.split((begin, grad.shape[axis] - begin - end, end), axis)
+    length = grad.shape[axis] - begin - end
+    before, inner = grad.narrow(axis, 0, begin), grad.narrow(axis, begin, length)
+    after = grad.narrow(axis, begin + length, end)
     targets, table = (torch.from_numpy(each).to(grad.device) for each in copied_from(op, d, inner.shape[axis]))
     nothing = torch.zeros_like(grad.narrow(axis, 0, 1))
     copies = torch.cat((before, after, nothing), axis).index_select(axis, table.flatten())
-    return inner.index_add_(axis, targets, copies.unflatten(axis, table.shape).sum(axis))
+    rows = copies.reshape(*grad.shape[:axis], *table.shape, *grad.shape[axis + 1 :])
+    return inner.index_add_(axis, targets, rows.sum(axis))
 
 
 def _window(tensor: torch.Tensor, begins: tuple[int, ...], sizes: tuple[int, ...]) -> torch.Tensor:
@@ -171,7 +174,7 @@ def _correlated(made: Geometry, source: torch.Tensor, rows: torch.Tensor, paddin
 def _of_reals(made: Geometry, source: torch.Tensor, rows: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
     op, none = made.operation, (0,) * made.ndim
     shape_alone = rows.new_empty(1).expand(op.weight_shape)
-    _, weight, _ = torch.ops.aten.convolution_backward(
+    grads: tuple[None, torch.Tensor, None] = torch.ops.aten.convolution_backward(
         rows,
         source,
         shape_alone,
@@ -184,4 +187,4 @@ def _of_reals(made: Geometry, source: torch.Tensor, rows: torch.Tensor, padding:
         groups=op.groups,
         output_mask=(False, True, False),
     )
-    return weight
+    return grads[1]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks._measure import RESULTS, Table, duration, interleave, machine, medians, write
-from benchmarks.remote import _child
+from benchmarks.remote import child
 from convolver.client import Client
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(THREADS)
     with ExitStack() as stack:
         flags = ("--listen", "127.0.0.1:0", "--http-listen", "none", "--exit-on-eof", "--threads", str(THREADS))
-        words = stack.enter_context(_child("-m", "convolver.server", *flags)).split()
+        words = stack.enter_context(child("-m", "convolver.server", *flags)).split()
         client = stack.enter_context(Client(words[words.index("on") + 1]))
         figures = {name: _compared(client, case, options.rounds) for name, case in CASES.items()}
     payload = {"machine": machine("grpcio", "numpy", "torch"), "threads": THREADS, "figures": figures}

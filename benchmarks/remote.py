@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with ExitStack() as stack:
-        port = stack.enter_context(_child("-m", "benchmarks.naive")).split()[0]
+        port = stack.enter_context(child("-m", "benchmarks.naive")).split()[0]
         flags = ("--listen", "127.0.0.1:0", "--http-listen", "none", "--exit-on-eof", "--threads", str(options.threads))
-        words = stack.enter_context(_child("-m", "convolver.server", *flags)).split()
+        words = stack.enter_context(child("-m", "convolver.server", *flags)).split()
         client = stack.enter_context(Client(words[words.index("on") + 1]))
         figures = {name: _compared(client, int(port), *case) for name, case in SHAPES.items()}
     write(
@@ -82,7 +82,7 @@ def _table(figures: dict[str, dict[str, object]]) -> Table:
 
 
 @contextmanager
-def _child(*command: str) -> Iterator[str]:
+def child(*command: str) -> Iterator[str]:
     """A server of this interpreter that ends with its standard input; the line in which it says where it listens."""
     with subprocess.Popen(
         [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

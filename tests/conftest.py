@@ -66,7 +66,7 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
 
         def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
             server = RunningServer(*flags, listen=listen)
-            stack.callback(lambda: server.stop() if server.process.poll() is None else 0)
+            stack.callback(lambda: server.stop() if server.process.poll() is None else server.wait())
             return server
 
         yield start

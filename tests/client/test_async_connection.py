@@ -205,7 +205,7 @@ def test_a_forked_process_hears_what_does_not_work_in_it(alone: RunningServer) -
     before, anothers, forked, also_blocking, while_open, after = ended.stdout.splitlines()
     assert (before, while_open, after) == ("0", "0", "0")
     assert "belongs to another event loop" in anothers
-    assert "forked while an AsyncClient was open" in forked
+    assert "forked while the channel of an AsyncClient was alive" in forked
     assert forked == also_blocking
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from convolver.core import tiling
 from convolver.core.backends import Smeared
 from convolver.core.choose import choose
 from convolver.core.dtypes import DTypeName
+from convolver.core.errors import Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Execution, Operation
 from convolver.core.tiling import fast_length
@@ -89,11 +91,47 @@ def test_some_of_them_have_several_tiles_blocks_and_matrices() -> None:
     assert max(tiles.tiles for tiles in tilings) > 4
     assert any(tiles.launches > tiles.tiles for tiles in tilings)
     assert any(
-        count > 1 and step % stride
+        count > 1 < stride
         for tiles in tilings
-        for count, step, stride in zip(tiles.counts, tiles.steps, tiles.geometry.operation.stride, strict=True)
+        for count, stride in zip(tiles.counts, tiles.geometry.operation.stride, strict=True)
     )
     assert {tiles.by_matrices for tiles in tilings} == {True, False}
+
+
+@pytest.mark.parametrize("padding", [(5, -3), (4, -3)], ids=str)
+def test_where_nothing_of_the_input_is_left_there_is_no_fft(padding: tuple[int, int]) -> None:
+    op = operation((1, 1, 2), (1, 1, 3), "float32", transposed=True, padding=[padding])
+    with pytest.raises(Unsupported, match="wholly beside the input"):
+        choose(Geometry.of(op), Execution(algorithm="fft"), [backend("reference").capability])
+    reached = operation((1, 1, 2), (1, 1, 3), "float32", transposed=True, padding=[(3, -3)])
+    assert_within_the_bound(reached, *arrays(reached, 0), "reference")
+
+
+HUGE: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((0, 1, 2**20), (1, 1, 3), {"stride": 2**31 - 1, "input_dilation": 2**31 - 1}),
+    ((0, 1, 4), (1, 1, 3), {"padding": 2**30 - 3}),
+]
+
+
+@each_backend
+@pytest.mark.parametrize(("input", "weight", "parameters"), HUGE, ids=str)
+def test_an_empty_batch_has_no_tiles_however_many_there_would_be(
+    name: str,
+    input: Any,  # noqa: ANN401 - as callers write it
+    weight: Any,  # noqa: ANN401 - as callers write it
+    parameters: Any,  # noqa: ANN401 - as callers write it
+) -> None:
+    op = operation(input, weight, "float32", **parameters)
+    assert by_fft(op, *arrays(op, 0), name).shape == Geometry.of(op).output_shape
+
+
+def test_weights_beyond_the_transforms_range_warn_nobody() -> None:
+    op = operation((1, 1, 8), (1, 1, 3), "bfloat16", output_dtype="float32")
+    x, w, _ = arrays(op, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Smeared):
+            by_fft(op, x, np.full_like(w, 3e38), None, "reference")
 
 
 @pytest.mark.parametrize("least", [1, 2, 3, 7, 11, 13, 1000, 2**19 + 1, 3 * 2**19, 2**31 - 1])

@@ -13,7 +13,6 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.contract import (
     ANSWER,
-    FLOAT32,
     IMAGE,
     KERNEL,
     SERVICE,
@@ -128,10 +127,6 @@ def pooling(header: Convolution) -> None:
     header.layers[0].pooling.kernel.append(2)
 
 
-def gradients(header: Convolution) -> None:
-    header.gradients.grad_output.CopyFrom(tensor_pb2.Tensor(dtype=FLOAT32, shape=[1, 1, 2, 2]))
-
-
 def output_region(header: Convolution) -> None:
     header.output_regions.add(id="a", length=16)
 
@@ -148,7 +143,6 @@ TO_COME: dict[str, Callable[[Convolution], None]] = {
     "stacks": stack,
     "digest": digest,
     "pooling": pooling,
-    "gradients": gradients,
     "shared memory": output_region,
 }
 

@@ -105,6 +105,6 @@ def _check_process() -> None:
     """
     if _INHERITED:
         raise RuntimeError(
-            "this process was forked while an AsyncClient was open, and gRPC does not work in it: "
+            "this process was forked while the channel of an AsyncClient was alive, and gRPC does not work in it: "
             "close the client before the fork, or start processes by spawn"
         )

@@ -76,7 +76,7 @@ def choose(
     refusals: list[str] = []
     candidates = list(_candidates(geometry, execution, named, refusals, wanted))
     if not candidates:
-        raise Unsupported(f"no back end that may be used can do this: {'; '.join(refusals)}")
+        raise Unsupported(f"no back end that may be used can do this: {'; '.join(dict.fromkeys(refusals))}")
     plans = [
         Plan(
             geometry, execution, capability.name, algorithm, capability.threads, each.work, each.workspace_bytes, wanted

@@ -27,6 +27,9 @@ COPIED_SECONDS, STRIDED_SECONDS = 1.5e-10, 5e-10
 ADDED_SECONDS, SCATTERED_SECONDS = 3.5e-10, 1.5e-9
 """For each element of a product that is written or added: where it stands, or where a transposed convolution lands."""
 
+ORDERED_SECONDS = 2.5e-10
+"""For each product that is added by itself."""
+
 PADDED_SECONDS, CONVERTED_SECONDS, STREAMED_SECONDS = 1e-9, 3e-9, 6e-10
 """For each element that is copied to be padded; that comes from or becomes a narrower type; that a matrix product of a
 whole tensor reads or writes.
@@ -108,10 +111,13 @@ def estimate(
 
 
 def _of_gradients(forward: Estimate, geometry: Geometry, backend: str, wanted: Wanted) -> Estimate:
-    """Each of the two gradients that are sums of products takes about what the output takes."""
-    of_torch = 2 * torch_memory.workspace_bytes(geometry)
+    """Each of the two gradients that are sums of products takes about what the output takes, and torch's about twice
+    its memory; that of the bias reads grad_output.
+    """
+    times = wanted.input + wanted.weight
+    of_torch = 2 * times * forward.workspace_bytes or geometry.output_bytes * 2
     held = gradients.workspace_bytes(geometry, wanted) if backend == "reference" else of_torch
-    seconds = forward.seconds * max(1, wanted.input + wanted.weight)
+    seconds = forward.seconds * times + prod(geometry.canonical_output) * PADDED_SECONDS
     return Estimate(seconds, gradients.macs(geometry, wanted), held)
 
 
@@ -135,17 +141,12 @@ def _fft_seconds(tiles: Tiling, kind: str) -> float:
 
 def _width(geometry: Geometry) -> float:
     """How many times float32's an element costs, by its bytes and, for complex numbers, real products."""
-    wide = _accumulator(geometry)
+    wide = geometry.operation.accumulator
     return {"float32": 1.0, "float64": 1.5, "complex64": 2.0, "complex128": 3.0}[wide.name]
 
 
-def _accumulator(geometry: Geometry) -> dtypes.DType:
-    op = geometry.operation
-    return dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-
-
 def _reference_seconds(geometry: Geometry, threads: int) -> float:
-    op, wide = geometry.operation, _accumulator(geometry)
+    op, wide = geometry.operation, geometry.operation.accumulator
     if dtypes.TABLE[op.dtype].exact:
         wide = dtypes.TABLE["float64"]
     product = MAC_SECONDS + FEW_MAC_SECONDS / methods.kernels_per_group(geometry)
@@ -164,6 +165,8 @@ def _moving_seconds(geometry: Geometry) -> float:
     padded = prod(op.canonical_input[:2]) * prod(geometry.padded_size) if methods.needs_padded_copy(geometry) else 0
     if kind == "pointwise":
         return padded * PADDED_SECONDS + (prod(op.input_shape) + prod(geometry.canonical_output)) * STREAMED_SECONDS
+    if kind == "ordered":
+        return padded * PADDED_SECONDS + geometry.macs * ORDERED_SECONDS
     outputs, offsets = prod(geometry.canonical_output), methods.offsets(geometry)
     copied = outputs // methods.kernels_per_group(geometry) * geometry.sum_length // offsets
     each = COPIED_SECONDS if op.stride[-1] == 1 else STRIDED_SECONDS
@@ -177,7 +180,7 @@ def _cuda_seconds(geometry: Geometry) -> float:
 
 def _torch_seconds(geometry: Geometry, threads: int) -> float:
     """On the CPU; complex numbers are three real convolutions."""
-    wide, op = _accumulator(geometry), geometry.operation
+    wide, op = geometry.operation.accumulator, geometry.operation
     times = 3 if wide.kind == "complex" else 1
     if wide.name in ("float64", "complex128") or _passes_onednn_by(geometry):
         return times * _columns_seconds(geometry, threads, "float32" if wide.bits == 24 else "float64")

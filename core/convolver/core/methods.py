@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from convolver.core import dtypes
 from convolver.core.geometry import Geometry
 
-Method = Literal["pointwise", "shift", "gemm", "scatter"]
+Method = Literal["pointwise", "ordered", "shift", "gemm", "scatter"]
 
 COLUMNS_BYTES = 1 << 20
 """Columns of im2col, or products of a transposed convolution, that stand in memory at one time: about a second-level
@@ -19,6 +19,9 @@ cache. Several times as much would be returned to the system after each call, an
 
 SHIFT_BYTES = 1 << 20
 """The same for "shift"."""
+
+ORDERED_BYTES = 256 << 10
+"""The block that "ordered" works on."""
 
 BLOCK_BYTES = 512 << 10
 """What borders, activations and roundings hold, at most: they work block by block."""
@@ -55,14 +58,17 @@ def method(geometry: Geometry) -> Method:
     """scatter: a product per kernel offset, added where it belongs (transposed). pointwise: one matrix product. gemm:
     im2col in blocks, then a matrix product (Chellapilla et al., 2006). shift: the same without the kernel's first
     dimension, and a product for each offset along that, for few kernels: copies less and adds more (MEC: Cho and
-    Brand, 2017).
+    Brand, 2017). ordered: a multiply-add for each kernel element in their order, for doubles of one channel: so a plain
+    loop adds, and SciPy's ndimage, which cuts fractions off, is met to the last bit.
     """
-    op = geometry.operation
+    op, kernels = geometry.operation, kernels_per_group(geometry)
     if op.transposed:
         return "scatter"
     if all(k == 1 for k in geometry.kernel) and all(s == 1 for s in op.stride):
         return "pointwise"
-    few = kernels_per_group(geometry) <= min(MOST_SHIFTED, 2 * geometry.channels_per_group)
+    if op.dtype == op.output_dtype == "float64" and geometry.channels_per_group == kernels == 1:
+        return "ordered"
+    few = kernels <= min(MOST_SHIFTED, 2 * geometry.channels_per_group)
     return "shift" if few and geometry.ndim > 1 and geometry.kernel[0] > 1 and op.stride[0] == 1 else "gemm"
 
 
@@ -90,9 +96,9 @@ def columns(geometry: Geometry, itemsize: int) -> Columns:
     row = geometry.sum_length // shared * prod(geometry.output_size[1:])
     group = row * (height + halo) * itemsize
     block = Block(
-        min(geometry.output_batch, max(1, limit // (group * groups))),
-        min(groups, max(1, limit // group)),
-        min(height, max(1, halo, limit // (row * itemsize) - halo)),
+        min(geometry.output_batch, max(1, limit // max(1, group * groups))),
+        min(groups, max(1, limit // max(1, group))),
+        min(height, max(1, halo, limit // max(1, row * itemsize) - halo)),
     )
     return Columns(shared, halo, row, block)
 
@@ -115,6 +121,13 @@ def scatter_product_elements(geometry: Geometry, block: tuple[int, int]) -> int:
     return prod(block) * geometry.out_channels * prod(geometry.input_size[1:])
 
 
+def ordered_block(geometry: Geometry, itemsize: int) -> Block:
+    """Groups of one item, or rows of one group, of ORDERED_BYTES; at least one row."""
+    row, height = prod(geometry.output_size[1:]) * itemsize, geometry.output_size[0]
+    groups = min(all_groups(geometry), max(1, ORDERED_BYTES // max(1, row * height)))
+    return Block(1, groups, min(height, max(1, ORDERED_BYTES // max(1, row))))
+
+
 def needs_padded_copy(geometry: Geometry) -> bool:
     """Whether the input has to be dilated, cropped or padded into an array of its own."""
     op = geometry.operation
@@ -126,7 +139,7 @@ def workspace_bytes(geometry: Geometry) -> int:
     what stands while it sums or, if that is more, while the sums are rounded and turned round.
     """
     op = geometry.operation
-    narrow, wide = dtypes.TABLE[op.dtype], dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
+    narrow, wide = dtypes.TABLE[op.dtype], op.accumulator
     turned = op.layout == "channels_last"
     weight, sums = prod(op.weight_shape), prod(geometry.canonical_output) * wide.itemsize
     during = sums + _sums_elements(geometry, wide.itemsize) * wide.itemsize
@@ -142,7 +155,8 @@ def workspace_bytes(geometry: Geometry) -> int:
         after = sums
         if wide.name != op.output_dtype or (turned and geometry.out_channels > 1):
             after += geometry.output_bytes
-    return before + max(during, after) + BLOCK_BYTES - geometry.output_bytes
+    blocks = min(BLOCK_BYTES, 4 * max(_padded_elements(geometry), prod(geometry.canonical_output)) * wide.itemsize)
+    return before + max(during, after) + blocks - geometry.output_bytes
 
 
 def _may_need_shadow(geometry: Geometry) -> bool:
@@ -165,6 +179,8 @@ def _padded_elements(geometry: Geometry) -> int:
 def _sums_elements(geometry: Geometry, itemsize: int) -> int:
     """What the sums hold beside operands and result."""
     kind, weight = method(geometry), prod(geometry.operation.weight_shape)
+    if kind == "ordered":
+        return prod(ordered_block(geometry, itemsize)) * prod(geometry.output_size[1:])
     if kind in ("gemm", "shift"):
         how = columns(geometry, itemsize)
         return (weight if how.halo else 0) + how.elements + product_elements(geometry, how)

@@ -9,6 +9,7 @@ tests/core/test_plan_memory.py. Widths are those of AVX-512.
 from __future__ import annotations
 
 from math import prod
+from operator import mod
 from typing import NamedTuple
 
 from convolver.core.geometry import extent
@@ -126,40 +127,45 @@ def _forward_bytes(call: Call) -> int:
 
 def _reads_all(call: Call) -> bool:
     """Whether the kernels for 1x1 take the strides: none, or such as divide the size in up to two dimensions."""
-    exact = all(s * n == i for s, n, i in zip(call.stride, call.output, call.size, strict=True))
+    small, large = (call.size, call.output) if call.transposed else (call.output, call.size)
+    exact = all(s * n == i for s, n, i in zip(call.stride, small, large, strict=True))
     return not call.strided or (exact and len(call.size) < 3)
 
 
 def _transposed_bytes(call: Call, threads: int) -> int:
     """The same, transposed. With strides, by matrix products whose results pass through two more arrays, and whose
-    rows are copied with their channels in blocks where the stride does not divide the output's. What is no matrix
-    product keeps a copy of its result for the bias (ref_deconvolution.hpp).
+    input is copied, an item for each thread, where the stride does not divide the output's rows.
     """
     inputs, outputs = 4 * call.inputs, 4 * call.outputs
-    rows = 0
-    if call.strided and not call.dilated and call.output[-1] % call.stride[-1]:
-        rows = 4 * min(threads, 2 * call.batch) * call.groups * blocked(call.group[0]) * prod(call.size)
-    by_matrices = call.strided and not call.dilated and (call.groups == 1 or call.group[0] > BLOCK // 2)
+    bias = outputs if _keeps_bias_apart(call) else 0
+    uneven = _is_by_matrices(call) and call.output[-1] % call.stride[-1]
+    rows = 4 * min(threads, call.batch) * call.channels * prod(call.size) if uneven else 0
     if is_innermost(call):
-        return _transposed_innermost_bytes(call, rows, by_matrices=by_matrices)
-    if by_matrices:
-        return outputs + max(inputs + rows, 2 * outputs)
+        if call.dilated if call.strided else call.beside:
+            rows = 4 * call.group[1] * prod(call.kernel) * prod(call.size)
+            rows += outputs // (call.batch * call.groups) if call.groups > 1 else 0
+        return outputs + bias + rows
+    if _is_by_matrices(call):
+        return outputs + max(inputs + rows + bias, 2 * outputs)
     if _transposes_by_columns(call):
-        return outputs + max(outputs, _transposed_columns(call, threads) + call.bias * outputs)
+        return outputs + max(outputs, _transposed_columns(call, threads) + bias)
     if call.groups > 1 and not call.depthwise:
-        return outputs + max(inputs + call.bias * outputs, outputs)
+        return outputs + max(inputs + bias, outputs)
     as_blocks = _in_blocks(call.out_channels, outputs)
-    return as_blocks + max(_in_blocks(call.channels, inputs) + call.bias * as_blocks, outputs)
+    return as_blocks + max(_in_blocks(call.channels, inputs) + _in_blocks(call.out_channels, bias), outputs)
 
 
-def _transposed_innermost_bytes(call: Call, rows: int, *, by_matrices: bool) -> int:
-    outputs = 4 * call.outputs
-    if call.dilated if call.strided else call.beside:
-        columns = 4 * call.group[1] * prod(call.kernel) * prod(call.size)
-        sums = outputs // (call.batch * call.groups) if call.groups > 1 else 0
-        return outputs + columns + sums + call.bias * outputs
-    others = call.depthwise or (call.strided and not by_matrices)
-    return outputs + rows + (call.bias and others) * outputs
+def _is_by_matrices(call: Call) -> bool:
+    return call.strided and not call.dilated and (call.groups == 1 or call.group[0] > BLOCK // 2)
+
+
+def _keeps_bias_apart(call: Call) -> bool:
+    """Whether a result without bias stands beside that with it (ref_deconvolution.hpp): matrix products add it, unless
+    a stride does not divide the output.
+    """
+    if _is_by_matrices(call):
+        return call.bias and any(map(mod, call.output, call.stride))
+    return call.bias and not (is_innermost(call) and not (call.strided or call.depthwise or call.beside))
 
 
 def _transposes_by_columns(call: Call) -> bool:
@@ -168,8 +174,10 @@ def _transposes_by_columns(call: Call) -> bool:
         return True
     if call.depthwise:
         return call.dilated or len(call.size) == 3
-    if call.strided or (call.groups > 1 and any(n % 4 for n in call.group)):
+    if call.groups > 1 and any(n % 4 for n in call.group):
         return True
+    if call.strided:
+        return not (call.pointwise and _reads_all(call))
     blocks = blocked(call.out_channels) // BLOCK
     together = max(n for n in range(1, 5) if blocks % n == 0)
     registers = REGISTERS - 3 if call.kernel[-1] > 4 else REGISTERS // (together + 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from convolver.core.dtypes import DTypeName
+from convolver.core.dtypes import TABLE, DType, DTypeName, accumulator
 from convolver.core.parameters import Activation, Algorithm, Layout, Overflow, PaddingMode, Precision, Priority
 
 LARGEST = 2**31 - 1
@@ -82,6 +82,11 @@ class Operation:
         """The weight's shape as (O, C/groups, *K), transposed (C, O/groups, *K)."""
         shape = self.weight_shape
         return shape if self.layout == "channels_first" else (shape[-1], shape[-2], *shape[:-2])
+
+    @property
+    def accumulator(self) -> DType:
+        """The type that its sums are held in."""
+        return accumulator(TABLE[self.dtype], TABLE[self.output_dtype])
 
     @property
     def out_channels(self) -> int:

@@ -9,9 +9,8 @@ from functools import lru_cache
 from itertools import product
 from math import ceil, isfinite, log2, prod
 
-from convolver.core import dtypes, methods
+from convolver.core import methods
 from convolver.core.geometry import Geometry
-from convolver.core.operation import Operation
 
 TILE_ELEMENTS = (2**10, 2**12, 2**14, 2**16, 2**18)
 """Lengths of a tile, over all dimensions, among which the one of least work is taken. Larger ones leave the cache,
@@ -31,14 +30,15 @@ MATRIX_CHANNELS = 8
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """`geometry` is the forward convolution that is computed (a transposed one becomes the forward one of the dilated
-    input), `lengths` the transforms' size, `steps` the positions that a tile yields, `counts` the tiles, each along
-    each spatial dimension.
+    input), `lengths` the transforms' size, `outputs` those that a tile yields, `counts` the tiles, each along each
+    spatial dimension. `turned`: the result has to be turned round into its layout.
     """
 
     geometry: Geometry
     lengths: tuple[int, ...]
-    steps: tuple[int, ...]
+    outputs: tuple[int, ...]
     counts: tuple[int, ...]
+    turned: bool
 
     @property
     def frequencies(self) -> int:
@@ -49,7 +49,7 @@ class Tiling:
     @property
     def is_complex(self) -> bool:
         """Whether the transforms are of complex numbers."""
-        return _accumulator(self.geometry.operation).kind == "complex"
+        return self.geometry.operation.accumulator.kind == "complex"
 
     @property
     def tiles(self) -> int:
@@ -114,19 +114,20 @@ class Tiling:
     @property
     def workspace_bytes(self) -> int:
         """Bytes beside input, weight and output, at most: the input converted or padded; the weight spread and its
-        spectra, three times while they are made (NumPy transforms one dimension after the other); what a block's
+        spectra, four times while they are made (NumPy transforms one dimension after the other); what a block's
         transforms hold; the sums where they are not the output.
         """
         made, op = self.geometry, self.geometry.operation
-        wide, (items, groups) = _accumulator(op), self.block
+        wide, (items, groups) = op.accumulator, self.block
         size = wide.itemsize if self.is_complex else 2 * wide.itemsize
         outputs = made.out_channels // (op.groups * op.batch_groups)
         block = items * groups * self.frequencies * size * (3 * made.channels_per_group + 4 * outputs)
         spectra = self.pairs * self.frequencies * size
-        total = max(3 * spectra + self.pairs * prod(made.extents) * wide.itemsize, spectra + block)
+        weight = self.pairs * (prod(made.extents) + prod(made.kernel)) * wide.itemsize
+        total = max(4 * spectra + weight, spectra + block)
         if wide.name != op.dtype or methods.needs_padded_copy(made):
             total += made.batch * made.in_channels * prod(made.padded_size) * wide.itemsize
-        copies = (wide.name != op.output_dtype) + (op.layout == "channels_last" and made.out_channels > 1)
+        copies = (wide.name != op.output_dtype) + self.turned
         return total + copies * prod(made.canonical_output) * wide.itemsize
 
 
@@ -151,7 +152,11 @@ def _nothing_left(geometry: Geometry, d: int) -> bool:
 def tiling(geometry: Geometry) -> Tiling:
     """The tiles with the least work."""
     forward = forward_equivalent(geometry)
-    return min((_tiled(forward, elements) for elements in TILE_ELEMENTS), key=lambda t: t.work + t.launches * TILE_WORK)
+    turned = geometry.operation.layout == "channels_last" and geometry.out_channels > 1
+    return min(
+        (_tiled(forward, elements, turned=turned) for elements in TILE_ELEMENTS),
+        key=lambda t: t.work + t.launches * TILE_WORK,
+    )
 
 
 def forward_equivalent(geometry: Geometry) -> Geometry:
@@ -185,13 +190,15 @@ def _forward_padding(geometry: Geometry, d: int) -> tuple[int, int]:
     return reach - 1 - op.pad_begin[d], reach - 1 - op.pad_end[d] + op.output_padding[d]
 
 
-def _tiled(forward: Geometry, elements: int) -> Tiling:
-    """Tiles of about so many elements; longer where the kernel asks for it."""
+def _tiled(forward: Geometry, elements: int, *, turned: bool) -> Tiling:
+    """Tiles of about so many elements; longer where the kernel asks for it. Each begins at its first output's place."""
     cap = round(elements ** (1 / forward.ndim))
     needed = [(size - 1) * s + 1 for size, s in zip(forward.output_size, forward.operation.stride, strict=True)]
     lengths = tuple(_length(n, e, max(cap, 2 * e)) for n, e in zip(needed, forward.extents, strict=True))
-    steps = tuple(n - e + 1 for n, e in zip(lengths, forward.extents, strict=True))
-    return Tiling(forward, lengths, steps, tuple(-(-n // m) for n, m in zip(needed, steps, strict=True)))
+    strides = forward.operation.stride
+    outputs = tuple((n - e) // s + 1 for n, e, s in zip(lengths, forward.extents, strides, strict=True))
+    counts = tuple(-(-size // each) for size, each in zip(forward.output_size, outputs, strict=True))
+    return Tiling(forward, lengths, outputs, counts, turned)
 
 
 def _length(positions: int, extent: int, cap: int) -> int:
@@ -215,7 +222,3 @@ def fast_length(least: int) -> int:
     """The first fast length of at least that."""
     found: int = next((n for n in FAST_LENGTHS if n >= least), 0)
     return found or 2 * fast_length(-(-least // 2))
-
-
-def _accumulator(op: Operation) -> dtypes.DType:
-    return dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])

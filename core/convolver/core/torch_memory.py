@@ -29,7 +29,7 @@ def workspace_bytes(geometry: Geometry, threads: int = 1) -> int:
     op = geometry.operation
     if not geometry.output_batch:
         return 0
-    narrow, wide = dtypes.TABLE[op.dtype], dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
+    narrow, wide = dtypes.TABLE[op.dtype], op.accumulator
     copied = wide is not narrow
     weight = prod(op.weight_shape) * wide.itemsize if copied or op.flip or op.layout == "channels_last" else 0
     sent = prod(op.input_shape) * wide.itemsize if copied else 0
@@ -40,7 +40,7 @@ def workspace_bytes(geometry: Geometry, threads: int = 1) -> int:
 
 
 def _padded(geometry: Geometry, size: int) -> tuple[int, int]:
-    """Bytes while the input is dilated, padded and regrouped one after the other, and those of what comes of it."""
+    """Bytes while the input is dilated, padded and regrouped one after the other, and those that are held then."""
     op = geometry.operation
     if op.transposed:
         return 0, 0
@@ -57,10 +57,12 @@ def _padded(geometry: Geometry, size: int) -> tuple[int, int]:
     elif op.padding_mode in ("zeros", "constant") and not _is_torchs(op):
         lengths = list(geometry.padded_size)
         stages.append(planes * prod(lengths))
-    if op.batch_groups > 1:
+    held = stages[-1]
+    if op.batch_groups > 1:  # of one channel a view of what was before, which ATen copies
         stages.append(planes * prod(lengths))
+        held = stages[-1] + (held if geometry.in_channels == 1 else 0)
     most = max((a + b for a, b in pairwise(stages)), default=0)
-    return most * size + positions * POSITION_BYTES, stages[-1] * size
+    return most * size + positions * POSITION_BYTES, held * size
 
 
 def _is_torchs(op: Operation) -> bool:

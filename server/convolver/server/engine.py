@@ -103,7 +103,7 @@ class Engine:
         try:
             return backend.run(plan, prepared, arrays["input"])
         except Smeared:
-            self._replan(job, f"the sums pass the range of {plan.operation.dtype} within an FFT", "input")
+            self._replan(job, f"the sums pass the range of {plan.operation.accumulator.name} within an FFT", "input")
 
     def _replan_unless_finite(self, job: Job, arrays: dict[str, Array]) -> None:
         for field in ("input", "weight"):

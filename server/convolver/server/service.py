@@ -72,14 +72,14 @@ class ConvolutionService:
         job, plan = accept(header)
         accepted = time.perf_counter()
 
-        def computed(job: Job, plan: plan_pb2.Plan) -> Awaitable[bytes]:
-            work = partial(self._answer, job, plan, entries, accepted - received, accepted)
+        def computed(job: Job, plan: plan_pb2.Plan, submitted: float) -> Awaitable[bytes]:
+            work = partial(self._answer, job, plan, entries, submitted - received, submitted)
             return self._scheduler.run(job.plan.peak_bytes, work)
 
         try:
-            answer = await computed(job, plan)
-        except Replanned as again:
-            answer = await computed(again.job, plan_codec.plan_to_proto(again.job.plan))
+            answer = await computed(job, plan, accepted)
+        except Replanned as again:  # what was in vain counts as planning
+            answer = await computed(again.job, plan_codec.plan_to_proto(again.job.plan), time.perf_counter())
         metrics.SENT_BYTES.inc(len(answer))
         return answer
 

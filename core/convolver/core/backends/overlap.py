@@ -54,6 +54,8 @@ def convolved(tiling: Tiling, library: Library, x: Tensor, weights: Tensor) -> T
     op, batch = made.operation, made.output_batch
     parts = op.groups * op.batch_groups
     out = library.empty(made.canonical_output, x)
+    if not out.shape[0]:
+        return out
     columns = x.reshape(op.batch_groups, batch, op.groups, made.channels_per_group, *made.padded_size)
     target = out.reshape(batch, parts, made.out_channels // parts, *made.output_size)
     places = [list(_places(tiling, d)) for d in range(made.ndim)]
@@ -81,14 +83,11 @@ def _places(tiling: Tiling, d: int) -> Iterator[tuple[slice, slice, slice]]:
     """Along dimension d, for each tile: the positions that it reads, those of its result that count, and where in the
     output they belong.
     """
-    stride, size = tiling.geometry.operation.stride[d], tiling.geometry.output_size[d]
-    for tile in range(tiling.counts[d]):
-        start = tile * tiling.steps[d]
-        first, stop = -(-start // stride), min(size, -(-(start + tiling.steps[d]) // stride))
-        if first < stop:
-            begin = first * stride - start
-            cut = slice(begin, begin + (stop - first - 1) * stride + 1, stride)
-            yield slice(start, start + tiling.lengths[d]), cut, slice(first, stop)
+    stride, size, each = tiling.geometry.operation.stride[d], tiling.geometry.output_size[d], tiling.outputs[d]
+    for first in range(0, size, each):
+        stop = min(size, first + each)
+        cut = slice(0, (stop - first - 1) * stride + 1, stride)
+        yield slice(first * stride, first * stride + tiling.lengths[d]), cut, slice(first, stop)
 
 
 def _products(tiling: Tiling, library: Library, block: Tensor, weights: Tensor) -> Tensor:

@@ -42,10 +42,11 @@ class ReferenceBackend:
         canonical = canonical_weight(plan.operation, weight)
         if dtypes.TABLE[plan.operation.dtype].exact:
             return Prepared(np.ascontiguousarray(canonical), bias)
-        wide = _accumulator(plan).numpy
+        wide = plan.operation.accumulator.numpy
         weight = np.ascontiguousarray(canonical, dtype=wide)
         if plan.algorithm == "fft":
-            weight = fft.spectra(tiling(plan.geometry), forward_weight(plan.geometry, weight))
+            with np.errstate(all="ignore"):  # sums beyond the type's range are found once they are there
+                weight = fft.spectra(tiling(plan.geometry), forward_weight(plan.geometry, weight))
         return Prepared(weight, None if bias is None else bias.astype(wide))
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
@@ -61,10 +62,6 @@ class ReferenceBackend:
         start = time.perf_counter()
         grads = gradients(plan.geometry, wanted, input, weight, grad_output)
         return Outcome(grads, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
-
-
-def _accumulator(plan: Plan) -> dtypes.DType:
-    return dtypes.accumulator(dtypes.TABLE[plan.operation.dtype], dtypes.TABLE[plan.operation.output_dtype])
 
 
 def _computed(plan: Plan, prepared: Prepared, x: Array) -> Array:
@@ -86,7 +83,7 @@ def _floats(plan: Plan, prepared: Prepared, x: Array) -> Array:
 
 
 def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:
-    wide = _accumulator(plan).numpy
+    wide = plan.operation.accumulator.numpy
     if plan.algorithm == "direct":
         return summed(plan.geometry, padded(plan.geometry, x, wide), prepared.weight)
     tiles = tiling(plan.geometry)

@@ -11,6 +11,16 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from convolver.core import dtypes
+from convolver.core.adjoint import (
+    as_forward,
+    copies_elements,
+    correlation,
+    exchanges,
+    has_unit_stride,
+    input_gradient,
+    source_size,
+    weight_block,
+)
 from convolver.core.backends import Array, last
 from convolver.core.backends.arrays import (
     canonical_input,
@@ -22,17 +32,7 @@ from convolver.core.backends.arrays import (
 from convolver.core.backends.integers import _rounded
 from convolver.core.backends.sums import summed
 from convolver.core.geometry import Geometry, dilated
-from convolver.core.gradients import (
-    Wanted,
-    accumulator,
-    copies_elements,
-    correlation,
-    exchanges,
-    input_gradient,
-    outputs,
-    source_size,
-    weight_block,
-)
+from convolver.core.gradients import Wanted, outputs
 from convolver.core.operation import Operation
 
 Positions = NDArray[np.intp]
@@ -60,11 +60,12 @@ def _each(
     if op.transposed and (wanted.input or wanted.weight):
         source = _window(g, tuple(-begin for begin in op.pad_begin), source_size(geometry))
     if wanted.input:
-        kernels = _wide(op, canonical_weight(op, given(w, "weight")))
-        yield "grad_input", _rounded_once(op, in_layout(op, _input(geometry, kernels, source)))
+        through_input = _input(geometry, _wide(op, canonical_weight(op, given(w, "weight"))), source)
+        yield "grad_input", _rounded_once(op, in_layout(op, through_input))
+        del through_input
     if wanted.weight:
-        items = _wide(op, canonical_input(op, given(x, "input")))
-        yield "grad_weight", _rounded_once(op, weight_in_layout(op, _weight(geometry, items, source)))
+        through_weight = _weight(geometry, _wide(op, canonical_input(op, given(x, "input"))), source)
+        yield "grad_weight", _rounded_once(op, weight_in_layout(op, through_weight))
     if wanted.bias:
         yield "grad_bias", _rounded_once(op, g.sum((0, *range(2, g.ndim))))
 
@@ -78,7 +79,7 @@ def given(operand: T | None, name: str) -> T:
 
 def _wide(op: Operation, array: Array) -> Array:
     """In the accumulator's type; of a complex gradient with respect to reals the real part (torch's convention)."""
-    wide = accumulator(op)
+    wide = op.accumulator
     return (array if wide.kind == "complex" else array.real).astype(wide.numpy, copy=False)
 
 
@@ -101,8 +102,9 @@ def _input(geometry: Geometry, w: Array, g: Array) -> Array:
     op, backward = geometry.operation, input_gradient(geometry)
     if not prod(op.canonical_input):
         return np.empty(op.canonical_input, g.dtype)
-    if not (op.transposed or backward.operation.transposed):
+    if has_unit_stride(backward.operation) and np.isfinite(w).all():
         w = turned(backward.operation.groups, w)
+        backward = as_forward(backward)
     grad = summed(backward, padded(backward, g, g.dtype), np.ascontiguousarray(w.conj()))
     if op.transposed:
         return grad
@@ -186,10 +188,12 @@ def _weight(geometry: Geometry, x: Array, g: Array) -> Array:
 
 
 def _summed_over(made: Geometry, source: Array, rows: Array) -> Array:
-    """The correlation of source and rows, over the windows of either."""
-    if not exchanges(made):
+    """The correlation of source and rows, over the windows of either: of the rows' only where the zeros around them
+    meet no NaN and no infinity.
+    """
+    if not (exchanges(made) and np.isfinite(source.sum())):
         return _correlated(made, source, rows)
-    other = input_gradient(made)
+    other = as_forward(input_gradient(made))
     return turned(made.operation.groups, _correlated(other, padded(other, rows, rows.dtype), source)).conj()
 
 

@@ -63,6 +63,23 @@ def gemm(geometry: Geometry, x: Array, w: Array) -> Array:
     return out
 
 
+def ordered(geometry: Geometry, x: Array, w: Array) -> Array:
+    """A multiply-add for each element of the kernel, in their order."""
+    out = np.empty(geometry.canonical_output, x.dtype)
+    windows = _windows(geometry, methods.columns(geometry, x.itemsize), x)
+    block = methods.ordered_block(geometry, x.itemsize)
+    scratch = np.empty(prod(block) * prod(geometry.output_size[1:]), x.dtype)
+    for n, g, rows in _blocks(block, (*windows.shape[:2], geometry.output_size[0])):
+        target = out[n, g, rows]
+        product = scratch[: target.size].reshape(target.shape)
+        for i, k in enumerate(np.ndindex(*geometry.kernel)):
+            factor = w[(g, 0, *k)].reshape(-1, *(1,) * geometry.ndim)
+            np.multiply(windows[(n, g, 0, *k, rows)], factor, out=product if i else target)
+            if i:
+                target += product
+    return out
+
+
 def _matrices(geometry: Geometry, how: methods.Columns, w: Array) -> Array:
     """(offsets, groups, O/g, L): the weights that meet one set of columns, for each offset that shares them."""
     groups = methods.all_groups(geometry)
@@ -145,4 +162,4 @@ def _blocks(sizes: Sequence[int], totals: Sequence[int]) -> Iterator[tuple[slice
         yield tuple(slice(a, min(a + size, total)) for a, size, total in zip(at, sizes, totals, strict=True))
 
 
-_METHODS = {"pointwise": pointwise, "shift": gemm, "gemm": gemm, "scatter": scatter}
+_METHODS = {"pointwise": pointwise, "ordered": ordered, "shift": gemm, "gemm": gemm, "scatter": scatter}

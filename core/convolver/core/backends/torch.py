@@ -115,8 +115,7 @@ class TorchBackend:
 
     def _sent(self, plan: Plan, array: Array) -> torch.Tensor:
         op = plan.operation
-        wide = dtypes.accumulator(dtypes.TABLE[op.dtype], dtypes.TABLE[op.output_dtype])
-        return _tensor(array, op.dtype).to(self._device, getattr(torch, wide.name))
+        return _tensor(array, op.dtype).to(self._device, getattr(torch, op.accumulator.name))
 
     @contextmanager
     def _switched(self, execution: Execution) -> Iterator[None]:
@@ -173,6 +172,8 @@ def _switches(execution: Execution) -> AbstractContextManager[None]:
 
 
 def _by_fft(plan: Plan, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    if not plan.geometry.output_batch:  # whose padding would take no memory, but whose tiles may be without number
+        return x.new_empty(plan.geometry.canonical_output)
     tiles = tiling(plan.geometry)
     x, left = padded(tiles.geometry, x)
     if any(left):

@@ -6,19 +6,19 @@ from math import prod
 
 import torch
 
+from convolver.core.adjoint import (
+    as_forward,
+    copies_elements,
+    correlation,
+    has_unit_stride,
+    input_gradient,
+    source_size,
+)
 from convolver.core.backends import Prepared, last
 from convolver.core.backends.reference_gradients import borders, copied_from, given
 from convolver.core.backends.torch_sums import convolved, in_layout, padded
 from convolver.core.geometry import Geometry, dilated
-from convolver.core.gradients import (
-    Wanted,
-    accumulator,
-    copies_elements,
-    correlation,
-    input_gradient,
-    outputs,
-    source_size,
-)
+from convolver.core.gradients import Wanted, outputs
 from convolver.core.operation import Operation
 
 
@@ -48,17 +48,17 @@ def _linear(
     if op.transposed and (wanted.input or wanted.weight):
         g = _window(g, tuple(-begin for begin in op.pad_begin), source_size(geometry))
     if wanted.input:
-        kernels = _canonical_weight(op, _wide(op, given(w, "weight")))
-        grads["grad_input"] = in_layout(op, _input(geometry, kernels, g))
+        grads["grad_input"] = in_layout(op, _input(geometry, _canonical_weight(op, _wide(op, given(w, "weight"))), g))
     if wanted.weight:
-        items = _canonical_input(op, _wide(op, given(x, "input")))
-        grads["grad_weight"] = _weight_in_layout(op, _weight(geometry, items, g))
+        grads["grad_weight"] = _weight_in_layout(
+            op, _weight(geometry, _canonical_input(op, _wide(op, given(x, "input"))), g)
+        )
     return grads
 
 
 def _wide(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
     """In the accumulator's type; of a complex gradient with respect to reals the real part."""
-    wide = accumulator(op)
+    wide = op.accumulator
     real = tensor.real if tensor.is_complex() and wide.kind == "float" else tensor
     return real.to(getattr(torch, wide.name))
 
@@ -91,8 +91,9 @@ def _input(geometry: Geometry, w: torch.Tensor, g: torch.Tensor) -> torch.Tensor
     if not prod(op.canonical_input):
         return g.new_empty(op.canonical_input)
     backward = input_gradient(geometry)
-    if not (op.transposed or backward.operation.transposed):
+    if has_unit_stride(backward.operation) and w.isfinite().all():
         w = _turned(backward.operation.groups, w)
+        backward = as_forward(backward)
     grad = convolved(backward, g, Prepared(torch.conj_physical(w), None))
     if op.transposed:
         return grad
@@ -165,8 +166,8 @@ def _correlated(made: Geometry, source: torch.Tensor, rows: torch.Tensor, paddin
     """
     if not source.is_complex():
         return _of_reals(made, source, rows, padding)
-    parts, turned = torch.cat((source.real, source.imag)), torch.cat((source.imag, source.real))
-    real = _of_reals(made, parts, torch.cat((rows.real, rows.imag)), padding)
+    real = _of_reals(made, torch.cat((source.real, source.imag)), torch.cat((rows.real, rows.imag)), padding)
+    turned = torch.cat((source.imag, source.real))
     imaginary = _of_reals(made, turned, torch.cat((rows.real, -rows.imag)), padding)
     return torch.complex(real, imaginary)
 

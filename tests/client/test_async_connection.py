@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tests.conftest import RunningServer
 
-BIG, WIDE = np.ones((1, 1, 500, 500), np.float32), np.ones((1, 1, 151, 151), np.float32)
+BIG, WIDE = np.ones((1, 1, 750, 750), np.float32), np.ones((1, 1, 251, 251), np.float32)
 
 
 def metrics(running: RunningServer) -> str:
@@ -74,8 +74,8 @@ async def by_leaving(client: AsyncClient, running: RunningServer) -> None:
 
 
 async def by_deadline(client: AsyncClient, running: RunningServer) -> None:
-    with pytest.raises(DeadlineExceeded, match=rf"^{running.address}: no answer within the timeout of 0\.5 s"):
-        await slow(client, timeout=0.5)
+    with pytest.raises(DeadlineExceeded, match=rf"^{running.address}: no answer within the timeout of 0\.2 s"):
+        await slow(client, timeout=0.2)
 
 
 @pytest.mark.parametrize("way", [by_cancelling, by_leaving, by_deadline])

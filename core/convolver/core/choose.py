@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from convolver.core import cost, tiling
 from convolver.core.dtypes import TABLE
@@ -14,7 +14,7 @@ from convolver.core.errors import LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution
-from convolver.core.plan import ChosenAlgorithm, Limits, Plan
+from convolver.core.plan import ChosenAlgorithm, Limits, Plan, Planned
 
 LARGEST_TORCH_STRIDE = 2**15 - 1
 """Beyond it torch 2.13 ends the process (a segmentation fault in float32 transposed convolutions on the CPU)."""
@@ -51,10 +51,11 @@ class Capability:
         return None
 
 
-class _Candidate(NamedTuple):
-    estimate: cost.Estimate
-    capability: Capability
-    algorithm: ChosenAlgorithm
+class Candidate(NamedTuple):
+    """What may run, and the seconds that it would take."""
+
+    seconds: float
+    plan: Plan
 
 
 def choose(
@@ -68,26 +69,35 @@ def choose(
 
     Raises Unsupported, saying why each back end that may be used cannot; LimitExceeded where none keeps the limits.
     """
-    named = [c for c in capabilities if c.answers_to(execution.backend)]
-    if not named:
+    refusals: list[str] = []
+    candidates = list(candidates_of(geometry, execution, named(execution, capabilities), refusals, wanted))
+    if not candidates:
+        raise nobody(refusals)
+    return first_within(limits, [each.plan for each in sorted(candidates, key=lambda c: c.seconds)])
+
+
+def named(execution: Execution, capabilities: Sequence[Capability]) -> list[Capability]:
+    """Those that may be used. Raises Unsupported where there are none."""
+    found = [c for c in capabilities if c.answers_to(execution.backend)]
+    if not found:
         raise Unsupported(
             f"backend is {execution.backend!r}; this server has {', '.join(c.name for c in capabilities)}"
         )
-    refusals: list[str] = []
-    candidates = list(_candidates(geometry, execution, named, refusals, wanted))
-    if not candidates:
-        raise Unsupported(f"no back end that may be used can do this: {'; '.join(dict.fromkeys(refusals))}")
-    plans = [
-        Plan(
-            geometry, execution, capability.name, algorithm, capability.threads, each.work, each.workspace_bytes, wanted
-        )
-        for each, capability, algorithm in sorted(candidates, key=lambda c: c.estimate.seconds)
-    ]
-    return _first_within(limits, plans) if limits else plans[0]
+    return found
 
 
-def _first_within(limits: Limits, plans: Sequence[Plan]) -> Plan:
-    """The first plan that keeps the limits, or else what is wrong with the first of all."""
+def nobody(refusals: Sequence[str]) -> Unsupported:
+    """What is raised where no back end can do it, and why none can."""
+    return Unsupported(f"no back end that may be used can do this: {'; '.join(dict.fromkeys(refusals))}")
+
+
+P = TypeVar("P", bound=Planned)
+
+
+def first_within(limits: Limits | None, plans: Sequence[P]) -> P:
+    """The first plan that keeps the limits. Raises LimitExceeded with what is wrong with the first of all."""
+    if limits is None:
+        return plans[0]
     refusals = []
     for plan in plans:
         try:
@@ -99,13 +109,14 @@ def _first_within(limits: Limits, plans: Sequence[Plan]) -> Plan:
     raise refusals[0]
 
 
-def _candidates(
+def candidates_of(
     geometry: Geometry,
     execution: Execution,
     capabilities: Sequence[Capability],
     refusals: list[str],
-    wanted: Wanted | None,
-) -> Iterator[_Candidate]:
+    wanted: Wanted | None = None,
+) -> Iterator[Candidate]:
+    """Each back end with each algorithm that can do it; what speaks against the others is added to `refusals`."""
     algorithms: tuple[ChosenAlgorithm, ...] = ("direct", "fft")
     if execution.algorithm != "auto":
         algorithms = (execution.algorithm,)
@@ -115,8 +126,9 @@ def _candidates(
             if algorithm == "fft":
                 refusal = _no_fft(geometry, execution, wanted) or refusal
             if refusal is None:
-                each = cost.estimate(geometry, capability.name, capability.threads, algorithm, wanted)
-                yield _Candidate(each, capability, algorithm)
+                name, threads = capability.name, capability.threads
+                seconds, work, workspace = cost.estimate(geometry, name, threads, algorithm, wanted)
+                yield Candidate(seconds, Plan(geometry, execution, name, algorithm, threads, work, workspace, wanted))
             elif execution.algorithm != "auto" or algorithm == "direct":
                 refusals.append(refusal)
 

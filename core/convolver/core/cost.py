@@ -13,6 +13,7 @@ from convolver.core import dtypes, gradients, methods, onednn, torch_memory
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.plan import ChosenAlgorithm
+from convolver.core.pooling import Pooling
 from convolver.core.tiling import Tiling, tiling
 
 OVERHEAD = {"reference": 30e-6, "torch:cpu": 60e-6, "torch:cuda": 150e-6}
@@ -83,6 +84,10 @@ OTHER_ACTIVATION_SECONDS = 12e-9
 TORCH_ACTIVATION_SECONDS = 2e-9
 
 
+POOLED_SECONDS = {"reference": 1.5e-9, "torch:cpu": 1e-9, "torch:cuda": 2e-11}
+"""For each element that a window of a pooling reads."""
+
+
 class Estimate(NamedTuple):
     """Seconds, multiply-accumulates, and bytes beside input, weight and output."""
 
@@ -112,6 +117,12 @@ def estimate(
     seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
     on_cpu = threads if kind == "torch:cpu" else 1
     return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, on_cpu))
+
+
+def pooling_seconds(pooling: Pooling, backend: str) -> float:
+    """Those of a pooling on the back end of that name."""
+    kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
+    return OVERHEAD[kind] + pooling.work * POOLED_SECONDS[kind]
 
 
 def _of_gradients(forward: Estimate, geometry: Geometry, backend: str, wanted: Wanted) -> Estimate:

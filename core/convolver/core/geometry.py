@@ -101,6 +101,11 @@ class Geometry:
         return (batch, *shape) if self.operation.batched else shape
 
     @property
+    def input(self) -> Tensor:
+        """The input's header."""
+        return Tensor(self.operation.dtype, self.operation.input_shape)
+
+    @property
     def output(self) -> Tensor:
         """The output's header."""
         return Tensor(self.operation.output_dtype, self.output_shape)

@@ -52,7 +52,7 @@ class Wanted:
 
 def check(geometry: Geometry, grad_output: Tensor) -> None:
     """Raises InvalidConvolution where the operation has no gradients, or grad_output is not as its output is."""
-    op, expected = geometry.operation, geometry.output
+    op = geometry.operation
     if dtypes.TABLE[op.dtype].exact:
         raise InvalidConvolution(f"input has dtype {op.dtype}, and integers have no gradients", "input.dtype")
     if op.activation != "none":
@@ -60,6 +60,11 @@ def check(geometry: Geometry, grad_output: Tensor) -> None:
             f"activation is {op.activation!r}; the gradients of a single convolution are those without one",
             "activation",
         )
+    check_header(geometry.output, grad_output)
+
+
+def check_header(expected: Tensor, grad_output: Tensor) -> None:
+    """Raises InvalidConvolution where grad_output is not as the output is."""
     for name, given, right in zip(Tensor._fields, grad_output, expected, strict=True):
         if given != right:
             message = f"grad_output has {name} {given}, but the output has {right}"

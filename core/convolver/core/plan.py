@@ -1,12 +1,12 @@
-"""What will run and what it costs, decided from integers before an array exists. The same Plan answers the Plan rpc, is
-checked against the limits, feeds admission and drives the back end.
+"""What will run of one convolution and what it costs, decided from integers before an array exists. The same Plan
+answers the Plan rpc, is checked against the limits, feeds admission and drives the back end.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from convolver.core import gradients
 from convolver.core.dtypes import TABLE
@@ -14,6 +14,7 @@ from convolver.core.errors import LimitExceeded
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution, Operation, Tensor
+from convolver.core.receptive import ReceptiveField, receptive_fields
 
 ChosenAlgorithm = Literal["direct", "fft"]
 
@@ -38,6 +39,26 @@ class Plan:
     def operation(self) -> Operation:
         """What is computed."""
         return self.geometry.operation
+
+    @property
+    def input(self) -> Tensor:
+        """The input's header."""
+        return self.geometry.input
+
+    @property
+    def output(self) -> Tensor:
+        """The output's header; where gradients are wanted, that of grad_output."""
+        return self.geometry.output
+
+    @property
+    def parameter_count(self) -> int:
+        """Elements of weight and bias."""
+        return self.geometry.parameter_count
+
+    @property
+    def receptive_fields(self) -> tuple[ReceptiveField, ...]:
+        """What an output sees of the input, for each spatial dimension."""
+        return receptive_fields([self.geometry])[0]
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -117,6 +138,22 @@ LARGEST_COUNT = 2**64 - 1
 """What the contract's counts can say."""
 
 
+class Planned(Protocol):
+    """What limits look at: the plan of one convolution or of a stack."""
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Names and headers of the answer's tensors."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes held at one time."""
+
+    @property
+    def work(self) -> int:
+        """Multiply-accumulates or their equivalents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a server takes of one request; 0 is no limit but LARGEST_COUNT."""
@@ -125,7 +162,7 @@ class Limits:
     max_request_bytes: int = 0
     max_work: int = 0
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: Planned) -> None:
         """Raises LimitExceeded naming the figure, the limit and the setting."""
         for name, (_, shape) in plan.outputs.items():
             elements = f"the {name}'s elements"

@@ -560,9 +560,14 @@ class Layer(_message.Message):
     POOLING_FIELD_NUMBER: _builtins.int
     WEIGHT_SOURCE_FIELD_NUMBER: _builtins.int
     BIAS_SOURCE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """A convolution that the server holds: "sha256:" and 64 hexadecimal digits. Unknown to this server: NOT_FOUND, and the caller repeats
-    the call with `definition`.
+    the call with `definition` and `keep`.
+    """
+    keep: _builtins.bool
+    """The server keeps the definition with its data under its digest, as LayerService.PutLayer would: later requests may name it. Only with a
+    definition, and that sent once. A layer larger than the store: RESOURCE_EXHAUSTED.
     """
     @_builtins.property
     def definition(self) -> Global___LayerDefinition:
@@ -588,10 +593,11 @@ class Layer(_message.Message):
         pooling: Global___Pooling | None = ...,
         weight_source: _tensor_pb2.TensorSource | None = ...,
         bias_source: _tensor_pb2.TensorSource | None = ...,
+        keep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bias_source", b"bias_source", "definition", b"definition", "digest", b"digest", "kind", b"kind", "pooling", b"pooling", "weight_source", b"weight_source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias_source", b"bias_source", "definition", b"definition", "digest", b"digest", "kind", b"kind", "pooling", b"pooling", "weight_source", b"weight_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias_source", b"bias_source", "definition", b"definition", "digest", b"digest", "keep", b"keep", "kind", b"kind", "pooling", b"pooling", "weight_source", b"weight_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["definition", "digest", "pooling"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -712,7 +718,7 @@ class Convolution(_message.Message):
     """For integer results. Default ERROR."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
-        """One layer, or a stack in the order of execution. At least one."""
+        """One layer, or a stack in the order of execution. 1 to 1024."""
 
     @_builtins.property
     def input(self) -> _tensor_pb2.Tensor:

@@ -228,7 +228,7 @@ class HeldLayer(_message.Message):
     IDLE_SECONDS_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """"sha256:" and 64 hexadecimal digits: SHA-256 over the length of the serialised LayerDefinition as 8 bytes, little-endian, then over it as
-    it was sent (the last one, if its field was sent twice), then over the bytes of weight and bias.
+    it was sent (its field sent twice is refused), then over the bytes of weight and bias.
     """
     bytes: _builtins.int
     """Bytes that it takes of the store, prepared forms included."""

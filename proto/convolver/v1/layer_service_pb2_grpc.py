@@ -64,7 +64,8 @@ class LayerServiceServicer(object):
     """
 
     def PutLayer(self, request_iterator, context):
-        """Warms the store. Calls that bring a definition keep it too, so nobody needs this. A layer that is held already is received again and kept.
+        """Warms the store. Calls that bring a definition with `keep` do so too, so nobody needs this. A layer that is held already is received
+        again and kept.
 
         INVALID_ARGUMENT + BadRequest: as Convolve, without an input. RESOURCE_EXHAUSTED + QuotaFailure: larger than the store.
         """

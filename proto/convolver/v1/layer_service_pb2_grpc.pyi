@@ -36,7 +36,8 @@ class LayerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LayerServiceAsyncStub: ...
     PutLayer: _grpc.StreamUnaryMultiCallable[_layer_service_pb2.PutLayerRequest, _layer_service_pb2.PutLayerResponse]
-    """Warms the store. Calls that bring a definition keep it too, so nobody needs this. A layer that is held already is received again and kept.
+    """Warms the store. Calls that bring a definition with `keep` do so too, so nobody needs this. A layer that is held already is received
+    again and kept.
 
     INVALID_ARGUMENT + BadRequest: as Convolve, without an input. RESOURCE_EXHAUSTED + QuotaFailure: larger than the store.
     """
@@ -55,7 +56,8 @@ class LayerServiceAsyncStub(LayerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutLayer: _aio.StreamUnaryMultiCallable[_layer_service_pb2.PutLayerRequest, _layer_service_pb2.PutLayerResponse]  # type: ignore[assignment]
-    """Warms the store. Calls that bring a definition keep it too, so nobody needs this. A layer that is held already is received again and kept.
+    """Warms the store. Calls that bring a definition with `keep` do so too, so nobody needs this. A layer that is held already is received
+    again and kept.
 
     INVALID_ARGUMENT + BadRequest: as Convolve, without an input. RESOURCE_EXHAUSTED + QuotaFailure: larger than the store.
     """
@@ -77,7 +79,8 @@ class LayerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_layer_service_pb2.PutLayerRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_layer_service_pb2.PutLayerResponse, _abc.Awaitable[_layer_service_pb2.PutLayerResponse]]:
-        """Warms the store. Calls that bring a definition keep it too, so nobody needs this. A layer that is held already is received again and kept.
+        """Warms the store. Calls that bring a definition with `keep` do so too, so nobody needs this. A layer that is held already is received
+        again and kept.
 
         INVALID_ARGUMENT + BadRequest: as Convolve, without an input. RESOURCE_EXHAUSTED + QuotaFailure: larger than the store.
         """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests import contract
 from tests.conformance.served import Served
 
-from convolver.core import codec, tensors
+from convolver.core import request_codec, tensors
 from convolver.core.errors import InvalidConvolution
 from convolver.v1 import convolution_pb2
 
@@ -45,7 +45,7 @@ def _written(
     """The message that says this, as far as a message can."""
     last = None if bias is None else tensors.header(bias, "bias")
     try:
-        return codec.convolution_to_proto(
+        return request_codec.single_to_proto(
             tensors.header(input, "input"), tensors.header(weight, "weight"), last, parameters
         )
     except InvalidConvolution:

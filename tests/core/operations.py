@@ -21,6 +21,8 @@ from convolver.core.geometry import Geometry
 from convolver.core.operation import Execution, Operation, Tensor
 from convolver.core.parameters import Activation, PaddingMode
 from convolver.core.parse import parse
+from convolver.core.request_codec import steps_from_proto
+from convolver.v1 import convolution_pb2
 
 Array = NDArray[Any]
 Draw = Callable[[np.random.Generator, str, tuple[int, ...]], Array]
@@ -35,6 +37,13 @@ WIDEST: dict[str, DTypeName | None] = {
     "bool": "int16", "int": "int64", "uint": "uint64", "float": "float64", "complex": "complex128",
 }  # fmt: skip
 ACTIVATIONS: Sequence[Activation] = get_args(Activation)
+
+
+def operation_from_proto(message: convolution_pb2.Convolution) -> Operation:
+    """That of a request for one convolution."""
+    [geometry] = steps_from_proto(message)
+    assert isinstance(geometry, Geometry)
+    return geometry.operation
 
 
 class Request(NamedTuple):

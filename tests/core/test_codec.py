@@ -7,15 +7,13 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.operations import Request, requests
+from tests.core.operations import Request, operation_from_proto, requests
 
 from convolver.core import parameters as core
 from convolver.core.choose import Capability, choose
 from convolver.core.codec import (
-    convolution_to_proto,
     execution_from_proto,
     execution_to_proto,
-    operation_from_proto,
     parameters_from_proto,
     parameters_to_proto,
     tensor_from_proto,
@@ -34,6 +32,7 @@ from convolver.core.plan_codec import (
     report_from_proto,
     report_to_proto,
 )
+from convolver.core.request_codec import single_to_proto
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import convolution_service_pb2 as service_pb2
 from convolver.v1 import plan_pb2, tensor_pb2
@@ -98,7 +97,7 @@ def travelled(message: Any) -> Any:  # noqa: ANN401 - any message, and one of it
 @settings(max_examples=400)
 @given(as_written())
 def test_an_operation_that_travels_is_the_one_that_is_parsed_here(request: Request) -> None:
-    message = travelled(convolution_to_proto(*request))
+    message = travelled(single_to_proto(*request))
     assert operation_from_proto(message) == request.operation
     assert execution_from_proto(message.execution) == parse_execution(request.parameters)
 
@@ -124,7 +123,7 @@ def test_a_plans_parameters_describe_the_same_operation(request: Request) -> Non
     again: Any = plan.parameters
     assert parse(request.input, request.weight, request.bias, again) == operation
     assert parse_execution(again) == Execution(algorithm="direct", backend=plan.backend)
-    sent = travelled(convolution_to_proto(request.input, request.weight, request.bias, again))
+    sent = travelled(single_to_proto(request.input, request.weight, request.bias, again))
     assert operation_from_proto(sent) == operation
 
 

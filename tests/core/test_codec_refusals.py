@@ -6,10 +6,12 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from tests.core.operations import operation_from_proto
 
-from convolver.core.codec import convolution_to_proto, execution_from_proto, operation_from_proto
+from convolver.core.codec import execution_from_proto
 from convolver.core.errors import InvalidConvolution
 from convolver.core.operation import Tensor
+from convolver.core.request_codec import single_to_proto
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import tensor_pb2
 
@@ -23,7 +25,7 @@ def travelled(message: Any) -> Any:  # noqa: ANN401 - any message, and one of it
 
 def convolution(**changes: Any) -> pb.Convolution:  # noqa: ANN401 - fields
     """A request in order, but for these fields of it."""
-    message = convolution_to_proto(IMAGE, KERNEL, None, {})
+    message = single_to_proto(IMAGE, KERNEL, None, {})
     message.MergeFrom(pb.Convolution(**changes))
     return message
 
@@ -157,5 +159,5 @@ WRONG: dict[str, Any] = {
 def test_what_is_no_parameter_does_not_become_a_message(field: str) -> None:
     given_one: Any = {field: WRONG[field]}
     with pytest.raises(InvalidConvolution) as caught:
-        convolution_to_proto(IMAGE, KERNEL, None, given_one)
+        single_to_proto(IMAGE, KERNEL, None, given_one)
     assert caught.value.field == field

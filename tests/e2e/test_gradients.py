@@ -10,7 +10,7 @@ import pytest
 from tests.contract import convolution, refused
 
 from convolver.client import Client
-from convolver.core import codec
+from convolver.core import request_codec
 from convolver.core.errors import InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.gradients import Wanted
 from convolver.core.tensors import header
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_named_alike_by_the_sdk_and_both_rpcs(
 def _asked(x: Any, w: Any, g: Any, parameters: dict[str, Any]) -> Any:  # noqa: ANN401 - arrays, and a message
     input, weight, grad_output = (header(array, "array") for array in (x, w, g))
     wanted = Wanted(input=True, weight=True, bias=True)
-    return codec.convolution_to_proto(input, weight, None, parameters, (wanted, grad_output))  # type: ignore[arg-type]  # of any kind
+    return request_codec.single_to_proto(input, weight, None, parameters, (wanted, grad_output))  # type: ignore[arg-type]  # of any kind
 
 
 def test_values_that_are_needed_may_not_be_omitted(server: RunningServer) -> None:

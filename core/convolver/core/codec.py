@@ -1,16 +1,17 @@
-"""Between the messages of convolver.v1 and the core's own words; bytes and arrays are `tensors`' affair."""
+"""Between the messages of convolver.v1 and the core's own words: headers, parameters, how to execute. Whole requests
+are `request_codec`'s affair, bytes and arrays `tensors`'.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from convolver.core import dtypes
 from convolver.core.errors import InvalidConvolution, shown
-from convolver.core.gradients import Wanted
-from convolver.core.operation import Execution, Operation, Tensor
+from convolver.core.operation import Execution, Tensor
 from convolver.core.parameters import Parameters
-from convolver.core.parse import parse, parse_execution
+from convolver.core.parse import parse_execution
 from convolver.core.values import explicit_padding, flag, number, per_dimension, real
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import tensor_pb2
@@ -22,9 +23,7 @@ TO_DTYPE: dict[int, str] = {
 }
 FROM_DTYPE = {name: tensor_pb2.DataType.ValueType(value) for value, name in TO_DTYPE.items()}
 
-_NO_DTYPE = tensor_pb2.DATA_TYPE_UNSPECIFIED
-
-_LISTS = ("stride", "dilation", "input_dilation", "output_padding", "output_size")
+LISTS = ("stride", "dilation", "input_dilation", "output_padding", "output_size")
 
 
 class Words:
@@ -77,10 +76,10 @@ def tensor_from_proto(message: tensor_pb2.Tensor, field: str) -> Tensor:
         raise InvalidConvolution(
             f"{field}.dtype is {message.dtype}, which is no type of this contract", f"{field}.dtype"
         )
-    return Tensor(dtypes.named(name).name, _entries(message.shape, f"{field}.shape"))
+    return Tensor(dtypes.named(name).name, entries(message.shape, f"{field}.shape"))
 
 
-def _entries(values: Sequence[int], field: str) -> tuple[int, ...]:
+def entries(values: Sequence[int], field: str) -> tuple[int, ...]:
     """A list's entries. A message may have millions, which are refused unread."""
     if len(values) > 8:
         raise InvalidConvolution(f"{field} has {len(values)} entries; a convolution has at most 5 dimensions", field)
@@ -92,7 +91,7 @@ def parameters_to_proto(parameters: Parameters, ndim: int) -> pb.Parameters:
     where they cannot be spread over `ndim` dimensions.
     """
     given: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
-    lists: dict[str, Any] = {name: per_dimension(given[name], ndim, name) for name in _LISTS if name in given}
+    lists: dict[str, Any] = {name: per_dimension(given[name], ndim, name) for name in LISTS if name in given}
     value = real(given.get("padding_value", 0.0), "padding_value")
     message = pb.Parameters(
         **lists, transposed=flag(given, "transposed"), flip=flag(given, "flip"), padding_value=value
@@ -118,7 +117,7 @@ def _set_padding(message: pb.Parameters, padding: Any, ndim: int) -> None:  # no
 
 def parameters_from_proto(message: pb.Parameters) -> Parameters:
     """The parameters as callers write them; what the message leaves out is left out."""
-    given: dict[str, Any] = {name: _entries(getattr(message, name), name) for name in _LISTS if getattr(message, name)}
+    given: dict[str, Any] = {name: entries(getattr(message, name), name) for name in LISTS if getattr(message, name)}
     for name in ("groups", "batch_groups"):
         if message.HasField(cast("Any", name)):
             given[name] = getattr(message, name)
@@ -138,7 +137,7 @@ def _no_word() -> str:
 
 
 def _pairs(padding: pb.ExplicitPadding) -> Sequence[tuple[int, int]] | int:
-    begin, end = _entries(padding.begin, "padding"), _entries(padding.end, "padding")
+    begin, end = entries(padding.begin, "padding"), entries(padding.end, "padding")
     if len(begin) != len(end):
         raise InvalidConvolution(f"padding has {len(begin)} begins, but {len(end)} ends", "padding")
     return list(zip(begin, end, strict=True)) or 0
@@ -155,81 +154,3 @@ def execution_from_proto(message: pb.Execution) -> Execution:
     words = {name: words.read(getattr(message, name), name) for name, words in EXECUTION_WORDS.items()}
     given = {**words, "backend": message.backend, "deterministic": message.deterministic}
     return parse_execution(cast("Parameters", given))
-
-
-def convolution_to_proto(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    parameters: Parameters,
-    gradients: tuple[Wanted, Tensor] | None = None,
-) -> pb.Convolution:
-    """A request for one layer; its tensors have no sources, which stands for inline in the order of tensors. With
-    `gradients`, the wanted ones and grad_output's header, for those, and what they do not need is omitted.
-    """
-    given: Mapping[str, Any] = parameters
-    definition = pb.LayerDefinition(
-        parameters=parameters_to_proto(parameters, len(weight.shape) - 2),
-        weight=tensor_to_proto(weight),
-        bias=None if bias is None else tensor_to_proto(bias),
-        activation=ACTIVATION.write(given.get("activation"), "activation"),
-    )
-    wanted = given.get("output_dtype")
-    message = pb.Convolution(
-        layers=[pb.Layer(definition=definition)],
-        input=tensor_to_proto(input),
-        output_dtype=FROM_DTYPE[dtypes.named(wanted, "output_dtype").name] if wanted is not None else _NO_DTYPE,
-        overflow=OVERFLOW.write(given.get("overflow"), "overflow"),
-        execution=execution_to_proto(parse_execution(parameters)),
-    )
-    if gradients:
-        _ask_for(message, *gradients)
-    return message
-
-
-def _ask_for(message: pb.Convolution, wanted: Wanted, grad_output: Tensor) -> None:
-    """Turns a request for an output into one for gradients."""
-    message.gradients.CopyFrom(
-        pb.Gradients(
-            grad_output=tensor_to_proto(grad_output), input=wanted.input, weight=wanted.weight, bias=wanted.bias
-        )
-    )
-    layer = message.layers[0]
-    if not wanted.input:
-        layer.weight_source.omitted = True
-    if not wanted.weight:
-        message.input_source.omitted = True
-    if layer.definition.HasField("bias"):
-        layer.bias_source.omitted = True
-
-
-def gradients_from_proto(message: pb.Convolution) -> tuple[Wanted, Tensor] | None:
-    """The gradients that a request wants and grad_output's header; None for an output. Raises InvalidConvolution where
-    it wants none of them, or gives no grad_output.
-    """
-    if not message.HasField("gradients"):
-        return None
-    given = message.gradients
-    if not given.HasField("grad_output"):
-        raise InvalidConvolution("gradients.grad_output is missing", "gradients.grad_output")
-    return Wanted(given.input, given.weight, given.bias), tensor_from_proto(given.grad_output, "gradients.grad_output")
-
-
-def operation_from_proto(message: pb.Convolution) -> Operation:
-    """The operation of a request for one layer. Raises InvalidConvolution naming the field."""
-    definition = message.layers[0].definition
-    for name, holder in (("input", message), ("weight", definition)):
-        if not holder.HasField(cast("Any", name)):
-            raise InvalidConvolution(f"{name} is missing", name)
-    given = parameters_from_proto(definition.parameters)
-    ndim = len(definition.weight.shape) - 2
-    for name in _LISTS:  # a message spreads nothing: that is for those who write it
-        count = len(getattr(definition.parameters, name))
-        if count not in (0, ndim) and ndim in (1, 2, 3):
-            raise InvalidConvolution(f"{name} has {count} entries; the weight has {ndim} spatial dimensions", name)
-    given["activation"] = cast("Any", ACTIVATION.read(definition.activation, "activation"))
-    given["overflow"] = cast("Any", OVERFLOW.read(message.overflow, "overflow"))
-    if message.output_dtype:
-        given["output_dtype"] = tensor_from_proto(tensor_pb2.Tensor(dtype=message.output_dtype), "output").dtype
-    bias = tensor_from_proto(definition.bias, "bias") if definition.HasField("bias") else None
-    return parse(tensor_from_proto(message.input, "input"), tensor_from_proto(definition.weight, "weight"), bias, given)

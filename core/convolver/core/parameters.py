@@ -43,11 +43,7 @@ class ExecutionParameters(TypedDict, total=False):
     priority: Priority
 
 
-class MoreParameters(ExecutionParameters, total=False):
-    """What conv1d/2d/3d take beside the arguments of torch.nn.functional; `timeout`, in seconds, is the caller's alone
-    and does not travel.
-    """
-
+class _BeyondTorch(TypedDict, total=False):
     padding_mode: PaddingMode
     padding_value: float
     input_dilation: Sizes
@@ -56,19 +52,36 @@ class MoreParameters(ExecutionParameters, total=False):
     flip: bool
     layout: Layout
     activation: Activation | None
-    output_dtype: DTypeName | None
-    overflow: Overflow
-    timeout: float | None
 
 
-class Parameters(MoreParameters, total=False):
-    """All keyword parameters of a call. An int stands for the same number in every spatial dimension; every number is
-    at most 2^31-1.
-    """
-
+class _OfTorch(TypedDict, total=False):
     stride: Sizes
     padding: Padding
     dilation: Sizes
     groups: int
     transposed: bool
     output_padding: Sizes
+
+
+class LayerParameters(_OfTorch, _BeyondTorch, total=False):
+    """What belongs to one convolution of a stack."""
+
+
+class StackParameters(ExecutionParameters, total=False):
+    """What belongs to a call and not to one of its layers; `timeout`, in seconds, is the caller's alone and does not
+    travel.
+    """
+
+    output_dtype: DTypeName | None
+    overflow: Overflow
+    timeout: float | None
+
+
+class MoreParameters(StackParameters, _BeyondTorch, total=False):
+    """What conv1d/2d/3d take beside the arguments of torch.nn.functional."""
+
+
+class Parameters(MoreParameters, _OfTorch, total=False):
+    """All keyword parameters of a call. An int stands for the same number in every spatial dimension; every number is
+    at most 2^31-1.
+    """

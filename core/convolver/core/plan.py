@@ -14,6 +14,7 @@ from convolver.core.errors import LimitExceeded
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution, Operation, Tensor
+from convolver.core.parameters import Overflow
 from convolver.core.receptive import ReceptiveField, receptive_fields
 
 ChosenAlgorithm = Literal["direct", "fft"]
@@ -49,6 +50,11 @@ class Plan:
     def output(self) -> Tensor:
         """The output's header; where gradients are wanted, that of grad_output."""
         return self.geometry.output
+
+    @property
+    def overflow(self) -> Overflow:
+        """What happens to integer results that do not fit."""
+        return self.operation.overflow
 
     @property
     def parameter_count(self) -> int:

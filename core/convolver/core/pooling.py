@@ -85,6 +85,14 @@ class Pooling:
         return Tensor(self.output_dtype, (batch, *shape) if self.batched else shape)
 
     @property
+    def parameters(self) -> PoolingParameters:
+        """The words of this pooling, every default written out."""
+        if not self.kernel:
+            return {"kind": self.kind, "output_size": self.output_size}
+        given: PoolingParameters = {"kind": self.kind, "kernel": self.kernel, "stride": self.stride}
+        return {**given, "padding": self.padding, "dilation": self.dilation}
+
+    @property
     def extents(self) -> tuple[int, ...]:
         """Elements that the windows span; none for "adaptive_average"."""
         return tuple(map(extent, self.kernel, self.dilation))

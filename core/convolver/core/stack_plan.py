@@ -16,7 +16,7 @@ from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution, Tensor
 from convolver.core.parameters import Overflow
-from convolver.core.plan import Plan
+from convolver.core.plan import ChosenAlgorithm, Plan
 from convolver.core.pooling import Pooling
 from convolver.core.receptive import ReceptiveField, receptive_fields
 from convolver.core.stack import Step
@@ -40,6 +40,11 @@ class PoolingPlan:
     def output(self) -> Tensor:
         """The output's header."""
         return self.pooling.output
+
+    @property
+    def algorithm(self) -> ChosenAlgorithm:
+        """There is but one."""
+        return "direct"
 
     @property
     def parameter_count(self) -> int:

@@ -20,12 +20,12 @@ class Mutant(NamedTuple):
         return self.file.startswith("backends/torch")
 
 
-BIAS = """
-        if prepared.bias is not None:
-            sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)"""
-ACTIVATION = """
-        if op.activation != "none":
-            activate(op.activation, sums)"""
+ACTIVATED = """
+    if plan.operation.activation != "none":
+        sums = steps.activated(plan.operation, sums)"""
+BIASED = """
+    if prepared.bias is not None:
+        sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)"""
 
 PLANNING = [
     Mutant(
@@ -225,9 +225,9 @@ ARITHMETIC = [
     ),
     Mutant(
         "bias after the activation",
-        "backends/reference.py",
-        BIAS + ACTIVATION,
-        ACTIVATION + BIAS,
+        "backends/stacks.py",
+        "steps.sums(plan, prepared, x)" + ACTIVATED,
+        "steps.sums(plan, prepared._replace(bias=None), x)" + ACTIVATED + BIASED,
         "test_activations.py::test_the_bias_comes_first[reference]",
         "a bias that is a layer of its own comes there",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from convolver.core.choose import Capability
 from convolver.core.gradients import Wanted
 from convolver.core.plan import Plan
+from convolver.core.stack_plan import StackPlan
 
 Array = NDArray[Any]
 Index = tuple[Any, ...]
@@ -39,6 +41,16 @@ class Prepared(NamedTuple):
     bias: Any
 
 
+class LayerWeights(NamedTuple):
+    """Weight and bias of a stack's convolution, in the operation's layout, and what gives them in the form that a back
+    end's `run` wants: `Backend.prepare`, or whoever keeps what that has made.
+    """
+
+    weight: Array
+    bias: Array | None
+    prepared: Callable[[Plan], Prepared]
+
+
 class Smeared(ArithmeticError):
     """A Fourier transform was given NaN or infinity, or passed its type's range, and has spread it over its output."""
 
@@ -53,6 +65,9 @@ class Backend(Protocol):
     def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
         """Weight and bias, in the operation's layout, brought into the form that `run` wants."""
 
+    def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
+        """Bytes that this form takes beside weight and bias themselves: 0 where it is a view of them."""
+
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
         """The convolution.
 
@@ -65,6 +80,19 @@ class Backend(Protocol):
         self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
     ) -> Outcome:
         """The gradients wanted. Only that of the weight reads the input, and only that of the input the weight."""
+
+    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
+        """The stack's output; `weights` has None for pooling.
+
+        Raises:
+            IntegerOverflow: an integer result of a layer, which is named, does not fit.
+            Smeared: a layer's algorithm is "fft" and its operands do not allow it.
+        """
+
+    def stack_gradients(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
+    ) -> Outcome:
+        """The gradients that the plan's `outputs` lists."""
 
 
 def available(name: str, threads: int) -> list[Backend]:

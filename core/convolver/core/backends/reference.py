@@ -6,19 +6,25 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, Outcome, Prepared, fft, memory
+from convolver.core.backends import Array, LayerWeights, Outcome, Prepared, fft, memory, stacks
+from convolver.core.backends.activation_gradients import activation_gradient
 from convolver.core.backends.activations import activate
 from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, in_layout, padded
 from convolver.core.backends.integers import exact_sum, fitted
 from convolver.core.backends.reference_gradients import gradients
+from convolver.core.backends.reference_pooling import pool, pool_gradient
 from convolver.core.backends.sums import summed
 from convolver.core.choose import Capability
 from convolver.core.gradients import Wanted
+from convolver.core.operation import Operation
 from convolver.core.plan import Plan
+from convolver.core.pooling import Pooling
+from convolver.core.stack_plan import StackPlan
 from convolver.core.tiling import tiling
 
 
@@ -47,39 +53,59 @@ class ReferenceBackend:
         if plan.algorithm == "fft":
             with np.errstate(all="ignore"):  # sums beyond the type's range are found once they are there
                 weight = fft.spectra(tiling(plan.geometry), forward_weight(plan.geometry, weight))
-        return Prepared(weight, None if bias is None else bias.astype(wide))
+        return Prepared(weight, None if bias is None else bias.astype(wide, copy=False))
+
+    def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
+        """Bytes that this form takes beside weight and bias themselves."""
+        return stacks.prepared_bytes(plan, prepared)
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
         """The convolution. Raises IntegerOverflow where an integer result does not fit."""
-        start = time.perf_counter()
-        output = _computed(plan, prepared, canonical_input(plan.operation, input))
-        return Outcome({"output": output}, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+        return _timed(lambda: {"output": _output(plan, prepared, input)})
 
     def gradients(
         self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
     ) -> Outcome:
         """The gradients wanted."""
-        start = time.perf_counter()
-        grads = gradients(plan.geometry, wanted, input, weight, grad_output)
-        return Outcome(grads, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+        return _timed(lambda: gradients(plan.geometry, wanted, input, weight, grad_output))
+
+    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
+        """The stack's output. Raises IntegerOverflow naming the layer."""
+        nothing = stacks.of_an_empty_batch(plan)
+        return nothing or _timed(lambda: stacks.run(_STEPS, plan, weights, input))
+
+    def stack_gradients(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
+    ) -> Outcome:
+        """The gradients that the plan's `outputs` lists."""
+        nothing = stacks.of_an_empty_batch(plan)
+        return nothing or _timed(lambda: stacks.gradients(_STEPS, plan, weights, input, grad_output))
 
 
-def _computed(plan: Plan, prepared: Prepared, x: Array) -> Array:
+def _timed(compute: Callable[[], dict[str, Array]]) -> Outcome:
+    start = time.perf_counter()
+    with np.errstate(all="ignore"):  # NaN and infinity travel as IEEE has them
+        outputs = compute()
+    return Outcome(outputs, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
+
+
+def _output(plan: Plan, prepared: Prepared, input: Array) -> Array:
     if not plan.geometry.output_batch:  # its padding would take no memory either, but NumPy has bounds for shapes
         return np.empty(plan.output_shape, dtypes.TABLE[plan.operation.output_dtype].numpy)
-    exact = dtypes.TABLE[plan.operation.dtype].exact
-    return _integers(plan, prepared, x) if exact else _floats(plan, prepared, x)
+    output: Array = stacks.convolved(_STEPS, plan, prepared, input)
+    return output
 
 
-def _floats(plan: Plan, prepared: Prepared, x: Array) -> Array:
+def _sums(plan: Plan, prepared: Prepared, x: Array) -> Array:
     op = plan.operation
-    with np.errstate(all="ignore"):  # NaN and infinity travel as IEEE has them
-        sums = _summed(plan, prepared, x)
-        if prepared.bias is not None:
-            sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
-        if op.activation != "none":
-            activate(op.activation, sums)
-        return in_layout(op, sums).astype(dtypes.TABLE[op.output_dtype].numpy, "C", copy=False)
+    x = canonical_input(op, x)
+    if dtypes.TABLE[op.dtype].exact:
+        spread = padded(plan.geometry, x, dtypes.TABLE[op.dtype].numpy)
+        return exact_sum(plan.geometry, spread, prepared.weight, prepared.bias, summed)
+    sums = _summed(plan, prepared, x)
+    if prepared.bias is not None:
+        sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
+    return sums
 
 
 def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:
@@ -90,10 +116,33 @@ def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:
     return fft.convolved(tiles, padded(tiles.geometry, x, wide), prepared.weight)
 
 
-def _integers(plan: Plan, prepared: Prepared, x: Array) -> Array:
-    op = plan.operation
-    spread = padded(plan.geometry, x, dtypes.TABLE[op.dtype].numpy)
-    sums = exact_sum(plan.geometry, spread, prepared.weight, prepared.bias, summed)
-    if op.activation == "relu":
-        np.maximum(sums, 0, out=sums)
-    return fitted(in_layout(op, sums), dtypes.TABLE[op.output_dtype], op.overflow)
+def _activated(op: Operation, sums: Array) -> Array:
+    activate(op.activation, sums)
+    return sums
+
+
+def _rounded(op: Operation, sums: Array) -> Array:
+    if dtypes.TABLE[op.dtype].exact:
+        return fitted(in_layout(op, sums), dtypes.TABLE[op.output_dtype], op.overflow)
+    return in_layout(op, sums).astype(dtypes.TABLE[op.output_dtype].numpy, "C", copy=False)
+
+
+def _activation_gradient(op: Operation, sums: Array, grad: Array) -> Array:
+    return activation_gradient(op.activation, in_layout(op, sums), grad.astype(sums.dtype, copy=False))
+
+
+def _pool_gradient(pooling: Pooling, x: Array | None, grad: Array) -> Array:
+    read = np.broadcast_to(np.zeros((), grad.dtype), pooling.input_shape) if x is None else x
+    return pool_gradient(pooling, read, grad)
+
+
+_STEPS = stacks.Steps(
+    sums=_sums,
+    saved=np.copy,
+    activated=_activated,
+    output=_rounded,
+    gradients=gradients,
+    activation_gradient=_activation_gradient,
+    pool=pool,
+    pool_gradient=_pool_gradient,
+)

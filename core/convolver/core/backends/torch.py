@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -14,21 +14,26 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, Outcome, Prepared, memory, torch_fft
-from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight
+from convolver.core.backends import Array, LayerWeights, Outcome, Prepared, memory, stacks, torch_fft
+from convolver.core.backends.activation_gradients import FLAT
+from convolver.core.backends.arrays import canonical_weight, forward_weight
 from convolver.core.backends.torch_gradients import gradients
-from convolver.core.backends.torch_sums import convolved, in_layout, padded
+from convolver.core.backends.torch_pooling import pool, pool_gradient, rounded
+from convolver.core.backends.torch_sums import canonical_input, convolved, in_layout, padded
 from convolver.core.choose import Capability
+from convolver.core.dtypes import DTypeName
+from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
-from convolver.core.operation import Execution
+from convolver.core.operation import Execution, Operation
 from convolver.core.parameters import Activation
 from convolver.core.plan import Plan
+from convolver.core.stack_plan import StackPlan
 from convolver.core.tiling import tiling
 
 _SWITCHES = threading.Lock()
 """torch's switches are the whole process's: held over [set them, launch]."""
 
-_BITS = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
+_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 """Types that NumPy and torch exchange only as bits."""
 
 _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -80,36 +85,50 @@ class TorchBackend:
         with torch.inference_mode():
             return Prepared(torch_fft.spectra(tiling(plan.geometry), forward), on_device)
 
+    def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
+        """Bytes that this form takes beside weight and bias themselves."""
+        return stacks.prepared_bytes(plan, prepared, on_another_device=self._device.type != "cpu")
+
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
         """The convolution."""
-        start = time.perf_counter()
-        x = self._sent(plan, canonical_input(plan.operation, input))
-        self._finish()
-        sent = time.perf_counter()
-        with self._switched(plan.execution), torch.inference_mode():
-            y = convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
-        y = in_layout(plan.operation, _ACTIVATIONS[plan.operation.activation](y))
-        self._finish()
-        computed = time.perf_counter()
-        outputs = {"output": _received(y, plan.operation.output_dtype)}
-        copied_out = time.perf_counter() - computed
-        return Outcome(outputs, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
+        given = (input, plan.input.dtype)
+        return self._timed(plan, [given], lambda x: {"output": stacks.convolved(_STEPS, plan, prepared, x)})
 
     def gradients(
         self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
     ) -> Outcome:
         """The gradients wanted."""
+        given = [(input, plan.input.dtype), (grad_output, plan.output.dtype)]
+        return self._timed(plan, given, lambda x, g: _gradients(plan.geometry, wanted, x, weight, g))
+
+    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
+        """The stack's output."""
+        nothing, given = stacks.of_an_empty_batch(plan), (input, plan.input.dtype)
+        return nothing or self._timed(plan, [given], lambda x: stacks.run(_STEPS, plan, weights, x))
+
+    def stack_gradients(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
+    ) -> Outcome:
+        """The gradients that the plan's `outputs` lists."""
+        nothing, given = stacks.of_an_empty_batch(plan), [(input, plan.input.dtype), (grad_output, plan.output.dtype)]
+        return nothing or self._timed(plan, given, lambda x, g: stacks.gradients(_STEPS, plan, weights, x, g))
+
+    def _timed(
+        self,
+        plan: Plan | StackPlan,
+        operands: Sequence[tuple[Array | None, DTypeName]],
+        compute: Callable[..., dict[str, torch.Tensor]],
+    ) -> Outcome:
+        """What `compute` makes of the operands on the device, which go there once and whose results come back once."""
         start = time.perf_counter()
-        op = plan.operation
-        x, w = (None if array is None else _tensor(array, op.dtype).to(self._device) for array in (input, weight))
-        g = _tensor(grad_output, op.output_dtype).to(self._device)
+        tensors = [None if array is None else _tensor(array, dtype).to(self._device) for array, dtype in operands]
         self._finish()
         sent = time.perf_counter()
-        with self._switched(plan.execution):
-            grads = gradients(plan.geometry, wanted, x, w, g)
+        with self._switched(plan.execution), torch.inference_mode():
+            made = compute(*tensors)
         self._finish()
         computed = time.perf_counter()
-        outputs = {name: _received(grads[name], dtype) for name, (dtype, _) in plan.outputs.items()}
+        outputs = {name: _received(made[name], dtype) for name, (dtype, _) in plan.outputs.items()}
         copied_out = time.perf_counter() - computed
         return Outcome(outputs, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
 
@@ -148,16 +167,13 @@ def _tensor(array: Array, dtype: str) -> torch.Tensor:
     return tensor if dtype not in _BITS else tensor.view(getattr(torch, dtype))
 
 
-def _received(y: torch.Tensor, dtype: dtypes.DTypeName) -> Array:
-    """The tensor in host memory, rounded once to `dtype`. float8 rounds as ml_dtypes does: torch makes 448 of what
-    e4m3fn cannot hold.
-    """
-    row = dtypes.TABLE[dtype]
-    if dtype in _BITS:
-        with np.errstate(all="ignore"):
-            return y.cpu().numpy().astype(row.numpy)
-    array: Array = y.to(getattr(torch, dtype)).cpu().numpy()
-    return array
+def _received(y: torch.Tensor, dtype: DTypeName) -> Array:
+    """The tensor in host memory, rounded once to `dtype`."""
+    narrow = rounded(y, dtype)
+    if dtype not in _BITS:
+        array: Array = narrow.cpu().numpy()
+        return array
+    return narrow.view(getattr(torch, _BITS[dtype])).cpu().numpy().view(dtypes.TABLE[dtype].numpy)
 
 
 def _switches(execution: Execution) -> AbstractContextManager[None]:
@@ -171,6 +187,11 @@ def _switches(execution: Execution) -> AbstractContextManager[None]:
     )
 
 
+def _sums(plan: Plan, prepared: Prepared, x: torch.Tensor) -> torch.Tensor:
+    x = canonical_input(plan.operation, x).to(getattr(torch, plan.operation.accumulator.name))
+    return convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
+
+
 def _by_fft(plan: Plan, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
     if not plan.geometry.output_batch:  # whose padding would take no memory, but whose tiles may be without number
         return x.new_empty(plan.geometry.canonical_output)
@@ -180,3 +201,35 @@ def _by_fft(plan: Plan, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
         x = F.pad(x, [side for amount in reversed(left) for side in (amount, amount)])
     y = torch_fft.convolved(tiles, x, prepared.weight)
     return y if prepared.bias is None else y.add_(prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim))
+
+
+def _rounded(op: Operation, sums: torch.Tensor) -> torch.Tensor:
+    return rounded(in_layout(op, sums), op.output_dtype)
+
+
+def _gradients(
+    geometry: Geometry, wanted: Wanted, x: torch.Tensor | None, weight: Array | None, g: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    dtype = geometry.operation.dtype
+    w = None if weight is None else _tensor(weight, dtype).to(g.device)
+    return {name: rounded(grad, dtype) for name, grad in gradients(geometry, wanted, x, w, g).items()}
+
+
+def _activation_gradient(op: Operation, sums: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """By autograd, also in inference mode."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        leaf = in_layout(op, sums).clamp(-FLAT, FLAT).requires_grad_()
+        [gradient] = torch.autograd.grad(_ACTIVATIONS[op.activation](leaf), leaf, grad.to(leaf.dtype))
+    return gradient
+
+
+_STEPS = stacks.Steps(
+    sums=_sums,
+    saved=lambda sums: sums,  # activations make new tensors
+    activated=lambda op, sums: _ACTIVATIONS[op.activation](sums),
+    output=_rounded,
+    gradients=_gradients,
+    activation_gradient=_activation_gradient,
+    pool=pool,
+    pool_gradient=pool_gradient,
+)

@@ -16,7 +16,7 @@ from convolver.core.adjoint import (
 )
 from convolver.core.backends import Prepared, last
 from convolver.core.backends.reference_gradients import borders, copied_from, given
-from convolver.core.backends.torch_sums import convolved, in_layout, padded
+from convolver.core.backends.torch_sums import canonical_input, convolved, in_layout, padded
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.gradients import Wanted, outputs
 from convolver.core.operation import Operation
@@ -31,7 +31,7 @@ def gradients(
     """
     op = geometry.operation
     with torch.no_grad():
-        g = _canonical_input(op, _wide(op, grad_output))
+        g = canonical_input(op, _wide(op, grad_output))
         if not geometry.output_batch:  # torch refuses some of them
             return {name: g.new_zeros(header.shape) for name, header in outputs(geometry, wanted)}
         grads = _linear(geometry, wanted, x, w, g)
@@ -51,7 +51,7 @@ def _linear(
         grads["grad_input"] = in_layout(op, _input(geometry, _canonical_weight(op, _wide(op, given(w, "weight"))), g))
     if wanted.weight:
         grads["grad_weight"] = _weight_in_layout(
-            op, _weight(geometry, _canonical_input(op, _wide(op, given(x, "input"))), g)
+            op, _weight(geometry, canonical_input(op, _wide(op, given(x, "input"))), g)
         )
     return grads
 
@@ -61,12 +61,6 @@ def _wide(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
     wide = op.accumulator
     real = tensor.real if tensor.is_complex() and wide.kind == "float" else tensor
     return real.to(getattr(torch, wide.name))
-
-
-def _canonical_input(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
-    """(N, C, *S), a view."""
-    batched = tensor if op.batched else tensor[None]
-    return batched if op.layout == "channels_first" else batched.movedim(-1, 1)
 
 
 def _canonical_weight(op: Operation, tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from math import prod
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
+from convolver.core.backends.torch_sums import compact
 from convolver.core.dtypes import DTypeName
 from convolver.core.pooling import Pooling
 
@@ -27,28 +28,32 @@ _ALONE = (1, 0, 1)
 LARGEST_E4M3FN = 464.0
 """What still rounds to 448, the largest that float8_e4m3fn holds."""
 
+NAN_E4M3FN = 0x7F
+
 
 def pool(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
     """The output, contiguous, in the layout of x and of `output_dtype`."""
     return rounded(_pooled(pooling, _wide(pooling, x)), pooling.output_dtype)
 
 
-def pool_gradient(pooling: Pooling, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+def pool_gradient(pooling: Pooling, x: torch.Tensor | None, grad: torch.Tensor) -> torch.Tensor:
     """The gradient with respect to x, of the input's dtype, given that with respect to the output, by autograd; also
-    in inference mode.
+    in inference mode. A mean's does not read x.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        wide = _wide(pooling, x)
+        wide = _wide(pooling, grad.new_zeros(pooling.input_shape) if x is None else x)
         leaf = (wide.clone() if wide.is_inference() else wide.detach()).requires_grad_()
         [gradient] = torch.autograd.grad(_pooled(pooling, leaf), leaf, _wide(pooling, grad))
-    return rounded(gradient.contiguous(), pooling.dtype)
+    return rounded(compact(gradient), pooling.dtype)
 
 
 def rounded(y: torch.Tensor, dtype: DTypeName) -> torch.Tensor:
     """Y in that type, rounded once as ml_dtypes does it: torch makes 448 of what float8_e4m3fn cannot hold."""
-    if dtype == "float8_e4m3fn":
-        y = y.masked_fill(y.abs() > LARGEST_E4M3FN, torch.nan)
-    return y.to(getattr(torch, dtype))
+    narrow = y.to(getattr(torch, dtype))
+    if dtype == "float8_e4m3fn" and narrow is not y:
+        beyond = (y > LARGEST_E4M3FN).logical_or_(y < -LARGEST_E4M3FN)
+        narrow.view(torch.uint8).masked_fill_(beyond, NAN_E4M3FN)
+    return narrow
 
 
 def _wide(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +68,7 @@ def _pooled(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
     pooled = [_real(pooling, part) for part in parts]
     y = torch.complex(*pooled) if x.is_complex() else pooled[0]
     y = y if pooling.layout == "channels_first" else y.movedim(1, -1)
-    return (y if pooling.batched else y[0]).contiguous()
+    return compact(y if pooling.batched else y[0])
 
 
 def _real(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:

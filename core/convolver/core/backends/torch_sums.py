@@ -22,10 +22,21 @@ _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {
 }
 
 
+def canonical_input(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
+    """(N, C, *S), a view."""
+    batched = tensor if op.batched else tensor[None]
+    return batched if op.layout == "channels_first" else batched.movedim(-1, 1)
+
+
 def in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
     """An output (N, O, *S) in the operation's layout, contiguous."""
     y = canonical if op.layout == "channels_first" else canonical.movedim(1, -1)
-    return (y if op.batched else y[0]).contiguous()
+    return compact(y if op.batched else y[0])
+
+
+def compact(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor contiguous, with the usual strides in dimensions of length 1 too: torch chooses algorithms by them."""
+    return tensor.contiguous().view(-1).view(tensor.shape)
 
 
 def convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:

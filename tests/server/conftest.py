@@ -1,4 +1,4 @@
-"""A plain gRPC channel to the shared server."""
+"""Plain gRPC channels to the shared server, and to one for layers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from tests.server.layer_calls import BUDGET
+
+from convolver.v1 import layer_service_pb2
+from convolver.v1.layer_service_pb2_grpc import LayerServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import RunningServer
 
@@ -18,3 +22,26 @@ def channel(server: RunningServer) -> Iterator[grpc.Channel]:
     """A channel without options, as other languages' clients make one."""
     with grpc.insecure_channel(server.address) as channel:
         yield channel
+
+
+@pytest.fixture(scope="session")
+def layer_server(serve: Callable[..., RunningServer]) -> RunningServer:
+    """A server for the tests of layers alone."""
+    return serve("--backend=reference", f"--layer-budget={BUDGET}")
+
+
+@pytest.fixture(scope="session")
+def layer_channel(layer_server: RunningServer) -> Iterator[grpc.Channel]:
+    """A channel to that server."""
+    with grpc.insecure_channel(layer_server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def layer_stub(layer_channel: grpc.Channel) -> LayerServiceStub:
+    """The stub of that server, which holds nothing."""
+    stub = LayerServiceStub(layer_channel)
+    while held := stub.ListLayers(layer_service_pb2.ListLayersRequest()).layers:
+        for layer in held:
+            stub.DeleteLayer(layer_service_pb2.DeleteLayerRequest(digest=layer.digest))
+    return stub

@@ -11,36 +11,36 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 from tests.contract import refusal
+from tests.server.echo import KINDS, call, described, doing, handler
 from tests.wait import until_in_loop
 
 from convolver.core import errors
 from convolver.core.status import from_status
 from convolver.server._errors_interceptor import ErrorsInterceptor
+from convolver.server._metrics_interceptor import MetricsInterceptor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from google.rpc import status_pb2
+    from tests.server.echo import Act
 
     Behaviour = Any  # a handler of any type
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
-PATH = "/test.Service/Call"
 MOST_BYTES = 3072
 CAUSE = "torch::Error at /home/someone/secret.cpp"
 
 
 @asynccontextmanager
-async def serving(behaviour: Behaviour, streaming: bool = False) -> AsyncIterator[Any]:  # noqa: FBT001, FBT002 - which of two handlers
-    """A call of one method that a real server with the interceptor serves."""
-    make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
+async def serving(behaviour: Behaviour) -> AsyncIterator[Any]:
+    """A unary call that a real server with the interceptor serves."""
     server = grpc.aio.server(interceptors=[ErrorsInterceptor()])
-    handler: Any = make(behaviour)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Call": handler}),))
+    server.add_generic_rpc_handlers((handler({"unary": behaviour}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        made: Any = channel.unary_stream(PATH) if streaming else channel.unary_unary(PATH)
+        made: Any = channel.unary_unary("/test.Echo/unary")
         yield made
     await server.stop(None)
 
@@ -183,13 +183,88 @@ def test_a_caller_that_leaves_is_no_failure(caplog: pytest.LogCaptureFixture) ->
     assert not failures(caplog)
 
 
-def test_a_stream_passes_as_it_is() -> None:
-    async def counting(_request: bytes, _context: Context) -> AsyncIterator[bytes]:
-        for number in range(3):
-            yield bytes([number])
+def received(kind: str, behaviour: Behaviour, *interceptors: grpc.aio.ServerInterceptor) -> list[bytes]:
+    """The answers of a call of this kind. Raises AioRpcError where it fails."""
 
-    async def call() -> list[bytes]:
-        async with serving(counting, streaming=True) as made:
-            return [message async for message in made(b"", timeout=30)]
+    async def whole() -> list[bytes]:
+        server = grpc.aio.server(interceptors=[*interceptors, ErrorsInterceptor()])
+        server.add_generic_rpc_handlers((handler({kind: behaviour}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                rpc = call(channel, kind, timeout=30)
+                return [message async for message in rpc] if kind in STREAMING else [await rpc]
+        finally:
+            await server.stop(None)
 
-    assert asyncio.run(call()) == [b"\0", b"\1", b"\2"]
+    return asyncio.run(whole())
+
+
+STREAMING = {"server_stream", "bidi_stream"}
+
+
+def raising(error: Exception) -> Act:
+    async def act(_: Context) -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "interceptors", [(), (MetricsInterceptor([described()]),)], ids=["alone", "within the metrics"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_call_gets_an_error_of_ours(kind: str, interceptors: Sequence[MetricsInterceptor]) -> None:
+    error = errors.LimitExceeded("too much", "bytes", 10, 11, "--layer-budget")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        received(kind, doing(kind, raising(error)), *interceptors)
+    rebuilt = from_status(status_of(caught.value))
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (type(rebuilt), vars(rebuilt)) == (type(error), vars(error))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_call_gets_no_more_than_a_reference_of_any_other(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        received(kind, doing(kind, raising(RuntimeError(CAUSE))))
+    said = refusal(cast("grpc.RpcError", caught.value))
+    assert (said.code, said.info.reason) == (grpc.StatusCode.INTERNAL, "BACKEND_FAILURE")
+    assert failures(caplog) == [f"failure {said.info.metadata['reference']}"]
+    assert "secret" not in said.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_call_may_abort_by_itself(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def abort(context: Context) -> None:
+        await context.abort(grpc.StatusCode.ALREADY_EXISTS, "by itself")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        received(kind, doing(kind, abort))
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.ALREADY_EXISTS, "by itself")
+    assert not failures(caplog)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_call_passes_as_it_is(kind: str) -> None:
+    async def nothing(_: Context) -> None:
+        pass
+
+    assert received(kind, doing(kind, nothing)) == ([b"first", b"second"] if kind in STREAMING else [b"answer"])
+
+
+@pytest.mark.parametrize("kind", sorted(STREAMING))
+def test_a_coroutine_that_writes_by_itself_is_answered_likewise(kind: str) -> None:
+    async def writing(_: object, context: Context) -> None:
+        await context.write(b"one")
+
+    async def failing(request: object, context: Context) -> None:
+        await writing(request, context)
+        raise errors.UnknownLayer("no such layer", "sha256:00")
+
+    assert received(kind, writing) == [b"one"]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        received(kind, failing)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND

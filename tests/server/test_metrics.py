@@ -53,6 +53,9 @@ def test_the_names_are_the_ecosystems_and_our_own() -> None:
         "convolver_memory_bytes",
         "convolver_refused_total",
         "convolver_replanned_total",
+        "convolver_layers",
+        "convolver_layer_bytes",
+        "convolver_layers_evicted_total",
     }
 
 

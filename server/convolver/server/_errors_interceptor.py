@@ -14,18 +14,20 @@ from grpc_status import rpc_status
 from convolver.core.errors import BackendFailure, ConvolverError
 from convolver.core.status import to_status
 from convolver.server import metrics
+from convolver.server._metrics_interceptor import _write_all as write_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Context = grpc.aio.ServicerContext[Any, Any]
 
 logger = logging.getLogger(__name__)
 
 
 class ErrorsInterceptor(grpc.aio.ServerInterceptor):
-    """For unary calls; streams that carry their errors in messages use `as_error` themselves."""
+    """For all four kinds of calls; streams that carry their errors in messages use `as_error` themselves. Handlers are
+    coroutines or async generators.
+    """
 
     async def intercept_service(
         self,
@@ -34,19 +36,25 @@ class ErrorsInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """The call's handler, with the errors it raises answered."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        behaviour: Any = handler.unary_unary  # the stubs know synchronous handlers alone
+        if handler is None:
+            return None
+        sides = (
+            "stream" if streams else "unary" for streams in (handler.request_streaming, handler.response_streaming)
+        )
+        kind = "_".join(sides)  # as grpc names the handler's behaviour, and the function that makes such a handler
+        behaviour, make = getattr(handler, kind), getattr(grpc, f"{kind}_rpc_method_handler")
 
-        async def answered(request: Any, context: Context) -> Any:  # noqa: ANN401  # messages of any service
+        async def answered(request: Any, context: Any) -> Any:  # noqa: ANN401  # messages of any service, and MetricsInterceptor's context
             try:
-                return await behaviour(request, context)
+                answer = behaviour(request, context)
+                return await (write_all(answer, context) if handler.response_streaming else answer)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  # this is the edge: nothing unknown may travel, and nothing is lost
                 await context.abort_with_status(rpc_status.to_status(to_status(as_error(error))))
 
-        return grpc.unary_unary_rpc_method_handler(answered, handler.request_deserializer, handler.response_serializer)
+        made: Handler = make(answered, handler.request_deserializer, handler.response_serializer)
+        return made
 
 
 def as_error(error: Exception) -> ConvolverError:

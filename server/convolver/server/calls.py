@@ -6,18 +6,22 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     import grpc
 
 
 class Calls:
     """Counts calls from their handler's start until gRPC has sent their status: a handler that has returned has not
-    answered yet.
+    answered yet. Streams, which may be open for ever, are told when the server drains.
     """
 
     def __init__(self) -> None:
         self._open = 0
         self._ended = asyncio.Event()
         self._ended.set()
+        self._draining = False
+        self._readers: set[asyncio.Task[None]] = set()
 
     def follow(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Counts the call of this context until it has ended."""
@@ -28,6 +32,27 @@ class Calls:
     async def ended(self) -> None:
         """Returns once no call is open."""
         await self._ended.wait()
+
+    async def unless_draining(self, reading: Coroutine[Any, Any, None]) -> bool:
+        """Runs what reads a stream until it ends, or until the server drains: says whether it does."""
+        reader = asyncio.create_task(reading)
+        self._readers.add(reader)
+        try:
+            if self._draining:
+                reader.cancel()
+            await asyncio.wait([reader])
+        finally:
+            self._readers.discard(reader)
+            reader.cancel()
+        if not reader.cancelled():
+            reader.result()
+        return reader.cancelled() and self._draining
+
+    def drain(self) -> None:
+        """Ends the reading of every stream, of those to come too."""
+        self._draining = True
+        for reader in self._readers:
+            reader.cancel()
 
     def _end(self, _: object) -> None:
         self._open -= 1

@@ -4,34 +4,37 @@ answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from convolver.core import codec
-from convolver.core.backends import Smeared, available
+from convolver.core import gradients, request_codec, stack_plan
+from convolver.core.backends import LayerWeights, Smeared, available
 from convolver.core.choose import Capability, choose
-from convolver.core.errors import InvalidConvolution, LimitExceeded, Unsupported
+from convolver.core.choose_stack import choose_stack
+from convolver.core.codec import execution_from_proto
+from convolver.core.errors import InvalidConvolution, LimitExceeded
 from convolver.core.geometry import Geometry
-from convolver.core.gradients import check
 from convolver.core.plan import Limits, Plan
-from convolver.core.tensors import Sourced, first_nonfinite, inline
-from convolver.core.unknown import unknown_field
+from convolver.core.stack_plan import StackPlan, step_of, tensor_bytes
+from convolver.core.tensors import first_nonfinite, inline
+from convolver.core.tiling import tiling
 from convolver.server import metrics
+from convolver.server.jobs import Job, Source, read_convolution, sources_of, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
-    from convolver.core.backends import Array, Backend, Outcome
+    from convolver.core.backends import Array, Backend, Outcome, Prepared
+    from convolver.core.gradients import Wanted
+    from convolver.core.operation import Execution, Tensor
+    from convolver.core.stack import Step
+    from convolver.server.layers import HeldLayer, LayerStore
     from convolver.server.settings import Settings
     from convolver.v1 import convolution_pb2 as pb
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One accepted request: what will run, and where its tensors' bytes will be found."""
-
-    plan: Plan
-    tensors: dict[str, Sourced]
+Held = tuple["HeldLayer | None", ...]
+"""For each layer of a job that which the store has of it, so that it stays until the job is done."""
 
 
 class Replanned(Exception):
@@ -43,18 +46,18 @@ class Replanned(Exception):
 
 
 class Engine:
-    """Plans and runs convolutions on the back ends of this machine."""
+    """Plans and runs convolutions and stacks on the back ends of this machine, with the layers of its store."""
 
-    def __init__(self, backends: Sequence[Backend], limits: Limits) -> None:
+    def __init__(self, backends: Sequence[Backend], limits: Limits, store: LayerStore) -> None:
         self._backends = {backend.capability.name: backend for backend in backends}
-        self.limits = limits
+        self.limits, self.store = limits, store
 
     @classmethod
-    def of(cls, settings: Settings) -> Engine:
+    def of(cls, settings: Settings, store: LayerStore) -> Engine:
         """The engine of these settings. Raises ImportError where torch is asked for and is not installed."""
         limits = Limits(settings.max_output_elements, int(settings.max_request_bytes), settings.max_work)
         try:
-            return cls(available(settings.backend, settings.threads), limits)
+            return cls(available(settings.backend, settings.threads), limits, store)
         except ImportError as error:
             raise ImportError(f"back end {settings.backend}: {error}; pip install 'convolver[torch]'") from error
 
@@ -63,27 +66,35 @@ class Engine:
         """What the back ends can do."""
         return [backend.capability for backend in self._backends.values()]
 
-    def plan(self, convolution: pb.Convolution) -> Plan:
-        """What would run.
+    def plan(self, raw: bytes) -> Plan | StackPlan:
+        """What a serialised Convolution would run.
 
         Raises:
             InvalidConvolution: a field is wrong.
+            UnknownLayer: a digest names no layer of the store.
             Unsupported: no back end that may be used can do it, or this version cannot.
             LimitExceeded: it can never fit this server.
         """
-        _refuse_what_is_to_come(convolution)
-        geometry = Geometry.of(codec.operation_from_proto(convolution))
-        execution = codec.execution_from_proto(convolution.execution)
-        asked = codec.gradients_from_proto(convolution)
-        if asked:
-            check(geometry, asked[1])
-        return choose(geometry, execution, self.capabilities, self.limits, asked[0] if asked else None)
+        convolution = read_convolution(raw)
+        sources_of(convolution, raw)
+        return self._plan(convolution)
 
-    def accept(self, convolution: pb.Convolution) -> Job:
+    def accept(self, raw: bytes) -> Job:
         """A request that can run, decided from its header alone. Raises as `plan` does."""
-        return Job(self.plan(convolution), _tensors(convolution))
+        convolution = read_convolution(raw)
+        sources = sources_of(convolution, raw)
+        plan, tensors = self._plan(convolution), tensors_of(convolution, sources)
+        for source in sources:
+            if source and source.kept:
+                size = sum(tensor_bytes(tensors[name].tensor) for name in (source.weight, source.bias) if name)
+                self.store.check(len(source.kept) + size)
+        return Job(plan, tensors, sources)
 
-    def run(self, job: Job, entries: Sequence[memoryview]) -> Outcome:
+    def hold(self, job: Job) -> Held:
+        """The layers of the store that the job names; they are used thereby. Raises UnknownLayer."""
+        return tuple(self.store.get(source.digest) if source and source.digest else None for source in job.sources)
+
+    def run(self, job: Job, held: Held, entries: Sequence[memoryview]) -> Outcome:
         """Computes, in the calling thread, with the bytes of the request's tensors.
 
         Raises:
@@ -92,24 +103,95 @@ class Engine:
             Replanned: the job has to run otherwise.
             LimitExceeded: and that is more than this server takes.
         """
-        plan, backend = job.plan, self._backends[job.plan.backend]
-        arrays = inline(job.tensors, entries, _unneeded(plan))
+        arrays = inline(job.tensors, entries, job.unneeded)
+        layers = [*map(partial(self._with_kept, arrays), job.sources, held)]
+        if isinstance(job.plan, Plan):
+            return self._run_single(job, job.plan, layers[0], arrays)
+        return self._run_stack(job, job.plan, [*map(partial(self._weights, arrays), job.sources, layers)], arrays)
+
+    def device(self, plan: Plan | StackPlan) -> str:
+        """The name, for people, of what the plan runs on."""
+        return self._backends[plan.backend].capability.device
+
+    def _plan(self, convolution: pb.Convolution) -> Plan | StackPlan:
+        steps = request_codec.steps_from_proto(convolution, lambda digest: self.store.get(digest).header)
+        asked = request_codec.gradients_from_proto(convolution)
+        return self._choose(steps, execution_from_proto(convolution.execution), asked)
+
+    def _choose(
+        self, steps: tuple[Step, ...], execution: Execution, asked: tuple[Wanted, Tensor] | None
+    ) -> Plan | StackPlan:
+        wanted = asked[0] if asked else None
+        if len(steps) > 1 or not isinstance(steps[0], Geometry):
+            if asked:
+                stack_plan.check(steps, *asked)
+            return choose_stack(steps, execution, self.capabilities, self.limits, wanted)
+        if asked:
+            gradients.check(steps[0], asked[1])
+        return choose(steps[0], execution, self.capabilities, self.limits, wanted)
+
+    def _with_kept(
+        self, arrays: Mapping[str, Array], source: Source | None, held: HeldLayer | None
+    ) -> HeldLayer | None:
+        """The store's layer, which a layer that is to be kept becomes now."""
+        if source is None or not source.kept:
+            return held
+        return self.store.put(source.kept, arrays[source.weight], arrays.get(source.bias))
+
+    def _weights(
+        self, arrays: Mapping[str, Array], source: Source | None, held: HeldLayer | None
+    ) -> LayerWeights | None:
+        if source is None:
+            return None
+        if held:
+            return LayerWeights(held.weight, held.bias, partial(self._held_form, held))
+        weight, bias = arrays[source.weight], arrays.get(source.bias)
+        return LayerWeights(weight, bias, lambda plan: self._backends[plan.backend].prepare(plan, weight, bias))
+
+    def _held_form(self, held: HeldLayer, plan: Plan) -> Prepared:
+        """The form that the plan's back end wants, made once."""
+        backend = self._backends[plan.backend]
+
+        def make() -> tuple[Prepared, int]:
+            prepared = backend.prepare(plan, held.weight, held.bias)
+            return prepared, backend.prepared_bytes(plan, prepared)
+
+        return held.prepared(_form_key(plan), make)
+
+    def _run_single(self, job: Job, plan: Plan, held: HeldLayer | None, arrays: Mapping[str, Array]) -> Outcome:
+        backend = self._backends[plan.backend]
         if plan.wanted:
-            weight, x = arrays.get("weight"), arrays.get("input")
-            return backend.gradients(plan, plan.wanted, weight, x, arrays["grad_output"])
+            weight = held.weight if held else arrays.get("weight")
+            return backend.gradients(plan, plan.wanted, weight, arrays.get("input"), arrays["grad_output"])
+        weights = self._weights(arrays, job.sources[0], held)
+        assert weights is not None, "a single layer is a convolution"  # noqa: S101
         if plan.algorithm == "fft":
-            self._replan_unless_finite(job, arrays)
-        prepared = backend.prepare(plan, arrays["weight"], arrays.get("bias"))
+            self._replan_unless_finite(job, {"input": arrays["input"], "weight": weights.weight})
         try:
-            return backend.run(plan, prepared, arrays["input"])
+            return backend.run(plan, weights.prepared(plan), arrays["input"])
         except Smeared:
             self._replan(job, f"the sums pass the range of {plan.operation.accumulator.name} within an FFT", "input")
 
-    def _replan_unless_finite(self, job: Job, arrays: dict[str, Array]) -> None:
-        for field in ("input", "weight"):
-            index = first_nonfinite(arrays[field])
+    def _run_stack(
+        self, job: Job, plan: StackPlan, weights: Sequence[LayerWeights | None], arrays: Mapping[str, Array]
+    ) -> Outcome:
+        backend = self._backends[plan.backend]
+        if plan.wanted:
+            return backend.stack_gradients(plan, weights, arrays["input"], arrays["grad_output"])
+        for i, layer in plan.convolutions:
+            if layer.algorithm == "fft":
+                operands = {f"layers[{i}].weight": weights[i].weight} | ({} if i else {"input": arrays["input"]})
+                self._replan_unless_finite(job, operands)
+        try:
+            return backend.run_stack(plan, weights, arrays["input"])
+        except Smeared:
+            self._replan(job, "what goes from layer to layer is not finite, which an FFT would spread", "input")
+
+    def _replan_unless_finite(self, job: Job, operands: Mapping[str, Array]) -> None:
+        for field, array in operands.items():
+            index = first_nonfinite(array)
             if index is not None:
-                where = f"{field}[{', '.join(map(str, index))}] is {arrays[field][index]}"
+                where = f"{field}[{', '.join(map(str, index))}] is {array[index]}"
                 self._replan(job, f"{where}, which an FFT would spread over the whole output", field)
 
     def _replan(self, job: Job, why: str, field: str) -> NoReturn:
@@ -118,58 +200,17 @@ class Engine:
         if plan.execution.algorithm == "fft":
             raise InvalidConvolution(why, field)
         direct = replace(plan.execution, algorithm="direct")
+        steps = (plan.geometry,) if isinstance(plan, Plan) else tuple(map(step_of, plan.layers))
         try:
-            chosen = choose(plan.geometry, direct, self.capabilities, self.limits)
+            chosen = self._choose(steps, direct, None)
         except LimitExceeded as refusal:
             text = f"{why} (work {plan.work}), and by direct sums {refusal}"
             raise LimitExceeded(text, refusal.subject, refusal.limit, refusal.value, refusal.setting) from None
         metrics.REPLANNED.inc()
-        raise Replanned(Job(replace(chosen, execution=plan.execution), job.tensors)) from None
-
-    def device(self, plan: Plan) -> str:
-        """The name, for people, of what the plan runs on."""
-        return self._backends[plan.backend].capability.device
+        raise Replanned(replace(job, plan=replace(chosen, execution=plan.execution))) from None
 
 
-def _tensors(convolution: pb.Convolution) -> dict[str, Sourced]:
-    """The tensors of a request for one layer, in the order of tensors."""
-    layer = convolution.layers[0]
-    sources = {
-        "weight": (layer.definition.weight, layer.weight_source),
-        "bias": (layer.definition.bias, layer.bias_source),
-    }
-    if not layer.definition.HasField("bias"):
-        del sources["bias"]
-    sources["input"] = (convolution.input, convolution.input_source)
-    if convolution.HasField("gradients"):
-        sources["grad_output"] = (convolution.gradients.grad_output, convolution.gradients.grad_output_source)
-    headers = {name: codec.tensor_from_proto(message, name) for name, (message, _) in sources.items()}
-    return {name: Sourced(headers[name], source) for name, (_, source) in sources.items()}
-
-
-def _unneeded(plan: Plan) -> Container[str]:
-    """Tensors whose values make no difference."""
-    if plan.wanted is None:
-        return ()
-    needed = {"weight": plan.wanted.input, "input": plan.wanted.weight, "bias": False}
-    return {name for name, is_needed in needed.items() if not is_needed}
-
-
-def _refuse_what_is_to_come(convolution: pb.Convolution) -> None:
-    """Parts of the contract that this version does not serve, and of contracts that it does not know."""
-    unknown = unknown_field(convolution)
-    if unknown:
-        raise Unsupported(f"the request has the field {unknown}, which this version of the contract does not know")
-    if not convolution.layers:
-        raise InvalidConvolution("layers is empty; a request has at least one", "layers")
-    kind = convolution.layers[0].WhichOneof("kind")
-    if kind is None:
-        raise InvalidConvolution("layers[0] is neither a definition, nor a digest, nor pooling", "layers[0]")
-    unserved = {
-        "stacks": len(convolution.layers) > 1,
-        "layers by digest": kind == "digest",
-        "pooling": kind == "pooling",
-        "shared memory": bool(convolution.output_regions),
-    }
-    if any(unserved.values()):
-        raise Unsupported(f"this version does not serve {next(name for name, wanted in unserved.items() if wanted)}")
+def _form_key(plan: Plan) -> Hashable:
+    """What the form of a layer's weights depends on beside the layer."""
+    lengths = tiling(plan.geometry).lengths if plan.algorithm == "fft" else ()
+    return plan.backend, plan.algorithm, plan.operation.accumulator.name, lengths

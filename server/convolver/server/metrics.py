@@ -19,7 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from convolver.core.errors import InvalidConvolution, LimitExceeded, Overloaded, Unsupported
+from convolver.core.errors import InvalidConvolution, LimitExceeded, Overloaded, UnknownLayer, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +39,9 @@ SECONDS = (
 
 PHASES = ("decode", "queue", "copy_in", "compute", "copy_out", "encode")
 _FORWARD = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-OPERATIONS = (*_FORWARD, *(f"{name}_gradients" for name in _FORWARD))
-REASONS = tuple(error.reason for error in (InvalidConvolution, Unsupported, LimitExceeded, Overloaded))
+_KINDS = (*_FORWARD, "stack")
+OPERATIONS = (*_KINDS, *(f"{name}_gradients" for name in _KINDS))
+REASONS = tuple(error.reason for error in (InvalidConvolution, Unsupported, LimitExceeded, Overloaded, UnknownLayer))
 
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -105,6 +106,14 @@ REPLANNED = Counter(
     registry=REGISTRY,
 )
 
+LAYERS = Gauge("convolver_layers", "Layers that are held.", registry=REGISTRY)
+LAYER_BYTES = Gauge(
+    "convolver_layer_bytes", "Bytes of the layers that are held, their prepared forms included.", registry=REGISTRY
+)
+LAYERS_EVICTED = Counter(
+    "convolver_layers_evicted_total", "Layers that were let go of to make room for others.", registry=REGISTRY
+)
+
 
 def expect(backends: Iterable[str]) -> None:
     """Show zeros for what these back ends will count, so that a rate sees the first request too."""
@@ -116,5 +125,8 @@ def expect(backends: Iterable[str]) -> None:
 
 
 def operation(ndim: int, *, transposed: bool, gradients: bool = False) -> str:
-    """The label of a convolution with `ndim` spatial dimensions, or of its gradients, one of OPERATIONS."""
-    return f"{'conv_transpose' if transposed else 'conv'}{ndim}d{'_gradients' if gradients else ''}"
+    """The label of a convolution with `ndim` spatial dimensions, of a stack for 0 of them, or of the gradients of
+    these, one of OPERATIONS.
+    """
+    kind = f"{'conv_transpose' if transposed else 'conv'}{ndim}d" if ndim else "stack"
+    return f"{kind}{'_gradients' if gradients else ''}"

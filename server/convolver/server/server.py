@@ -25,8 +25,11 @@ from convolver.server.address import host_and_port
 from convolver.server.calls import Calls
 from convolver.server.engine import Engine
 from convolver.server.http import HttpServer
+from convolver.server.layer_service import LayerService
+from convolver.server.layers import LayerStore
+from convolver.server.requests import Requests
 from convolver.server.scheduler import Scheduler
-from convolver.server.service import DESCRIPTOR, ConvolutionService
+from convolver.server.service import ConvolutionService
 from convolver.server.settings import Settings
 from convolver.v1 import convolution_service_pb2, layer_service_pb2, shared_memory_service_pb2
 
@@ -53,6 +56,9 @@ _SERVICES = (
 )
 """The whole contract: calls of what is not served yet are counted under their own names."""
 
+_SERVED = ("convolver.v1.ConvolutionService", "convolver.v1.LayerService")
+"""Whose readiness is told, and which reflection lists."""
+
 
 class Server:
     """gRPC with health and reflection, and the HTTP port, on one event loop."""
@@ -60,7 +66,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.addresses: list[str] = []
-        self._engine = Engine.of(settings)
+        self._layers = LayerStore(int(settings.layer_budget))
+        self._engine = Engine.of(settings, self._layers)
         self._scheduler = Scheduler(settings.threads, settings.memory_budget)
         self._calls = Calls()
         self._health = health.aio.HealthServicer()
@@ -85,7 +92,7 @@ class Server:
             with _naming(f"http://{self.settings.http_listen}"):
                 self._http.start()
         await self._grpc.start()
-        for name in ("", DESCRIPTOR.full_name):  # liveness, and readiness
+        for name in ("", *_SERVED):  # liveness, and readiness
             await self._health.set(name, _Status.SERVING)
         self._ready = True
         self._watch_signals()
@@ -96,8 +103,10 @@ class Server:
         after the grace.
         """
         self._ready = False
-        await self._health.set(DESCRIPTOR.full_name, _Status.NOT_SERVING)
+        for name in _SERVED:
+            await self._health.set(name, _Status.NOT_SERVING)
         await asyncio.sleep(self.settings.drain_delay)
+        self._calls.drain()
         stopping = asyncio.create_task(self._grpc.stop(self.settings.grace))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._calls.ended(), self.settings.grace)
@@ -134,10 +143,12 @@ class Server:
         )
         interceptors = [metrics_interceptor, ErrorsInterceptor()]
         server = grpc.aio.server(interceptors=interceptors, options=list(options.items()))
-        service = ConvolutionService(self._engine, self._scheduler, self._calls, self.settings)
-        server.add_generic_rpc_handlers((service.handler(),))
+        requests = Requests(self._engine, self._scheduler, int(self.settings.max_message))
+        service = ConvolutionService(self._engine, requests, self._calls, self.settings)
+        layers = LayerService(self._layers, self._calls)
+        server.add_generic_rpc_handlers((service.handler(), layers.handler()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (DESCRIPTOR.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*_SERVED, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 

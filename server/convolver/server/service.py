@@ -6,57 +6,47 @@ from __future__ import annotations
 
 import platform
 import time
-from functools import cache, lru_cache, partial
+from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 
 from convolver.core import plan_codec
-from convolver.core.errors import InvalidConvolution, LimitExceeded
-from convolver.core.plan import Plan, Report
-from convolver.core.tensors import to_bytes
-from convolver.core.wire import join, split
+from convolver.core.wire import split
 from convolver.server import metrics
-from convolver.server.engine import Replanned
+from convolver.server.messages import read, taken_out
+from convolver.server.stream import ConvolveStream
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import AsyncIterator
 
     from convolver.server.calls import Calls
-    from convolver.server.engine import Engine, Job
-    from convolver.server.scheduler import Scheduler
+    from convolver.server.engine import Engine
+    from convolver.server.requests import Requests
     from convolver.server.settings import Settings
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ConvolutionService"]
 
-REMEMBERED = 1024
-"""Headers whose plans are kept: callers send the same few again and again, and a plan costs more than a tiny sum."""
-
-LONGEST_REMEMBERED = 4096
-"""Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
-
-LARGEST_HEADER = 2**20
-"""Bytes of a message without its data that are parsed: on the event loop, where health has to be answered too."""
+_CONVOLUTION = 1
+"""The field's number in ConvolveRequest and PlanRequest."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
-_Read = TypeVar("_Read", bound=Message)
 
 
 class ConvolutionService:
     """The rpcs of this version. Those that the table lacks answer UNIMPLEMENTED."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, calls: Calls, settings: Settings) -> None:
-        self._engine, self._scheduler, self._calls, self._settings = engine, scheduler, calls, settings
-        self._remembered = lru_cache(REMEMBERED)(self._accepted)
+    def __init__(self, engine: Engine, requests: Requests, calls: Calls, settings: Settings) -> None:
+        self._engine, self._requests, self._calls, self._settings = engine, requests, calls, settings
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server is given."""
         table: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Convolve": grpc.unary_unary_rpc_method_handler(self.convolve),
+            "ConvolveStream": grpc.stream_stream_rpc_method_handler(self.convolve_stream),
             "Plan": grpc.unary_unary_rpc_method_handler(self.plan),
             "GetInfo": grpc.unary_unary_rpc_method_handler(self.get_info),
         }
@@ -68,24 +58,20 @@ class ConvolutionService:
         received = time.perf_counter()
         metrics.RECEIVED_BYTES.inc(len(request))
         header, entries = split(request)
-        accept = self._remembered if len(header) <= LONGEST_REMEMBERED else self._accepted
-        job, plan = accept(header)
-        accepted = time.perf_counter()
-
-        def computed(job: Job, plan: plan_pb2.Plan, submitted: float) -> Awaitable[bytes]:
-            work = partial(self._answer, job, plan, entries, submitted - received, submitted)
-            return self._scheduler.run(job.plan.peak_bytes, work)
-
-        try:
-            answer = await computed(job, plan, accepted)
-        except Replanned as again:  # what was in vain counts as planning
-            answer = await computed(again.job, plan_codec.plan_to_proto(again.job.plan), time.perf_counter())
+        _, convolution = taken_out(header, _CONVOLUTION)
+        answer = await self._requests.answer(convolution, entries, received, _convolve_response)
         metrics.SENT_BYTES.inc(len(answer))
         return answer
 
+    async def convolve_stream(self, messages: AsyncIterator[bytes], context: _Context) -> None:
+        """Many convolutions."""
+        self._calls.follow(context)
+        await ConvolveStream(self._requests, self._calls, context, self._settings.stream_window).run(messages)
+
     async def plan(self, request: bytes, _context: _Context) -> bytes:
         """What `convolve` would do."""
-        plan = self._engine.plan(read(pb.PlanRequest, request).convolution)
+        _, convolution = taken_out(request, _CONVOLUTION)
+        plan = self._engine.plan(convolution)
         return pb.PlanResponse(plan=plan_codec.plan_to_proto(plan)).SerializeToString()
 
     async def get_info(self, request: bytes, _context: _Context) -> bytes:
@@ -100,49 +86,15 @@ class ConvolutionService:
             memory_budget_bytes=settings.memory_budget,
         )
         backends = map(plan_codec.capability_to_proto, self._engine.capabilities)
-        return pb.GetInfoResponse(versions=versions(), backends=backends, limits=limits).SerializeToString()
-
-    def _accepted(self, header: bytes) -> tuple[Job, plan_pb2.Plan]:
-        """All that a request's header decides, and so what a header that came before has decided already."""
-        job = self._engine.accept(read(pb.ConvolveRequest, header).convolution)
-        self._check_answer(job.plan.output_bytes)
-        return job, plan_codec.plan_to_proto(job.plan)
-
-    def _answer(
-        self, job: Job, plan: plan_pb2.Plan, entries: Sequence[memoryview], decode: float, accepted: float
-    ) -> bytes:
-        """Runs in a compute thread: the answer's message, its one copy of the output included."""
-        queue = time.perf_counter() - accepted
-        outcome = self._engine.run(job, entries)
-        done = time.perf_counter()
-        seconds = {"decode": decode, "queue": queue, **outcome.seconds}
-        report = Report(self._engine.device(job.plan), 1, "disabled", seconds)
-        result = plan_pb2.Result(plan=plan, report=plan_codec.report_to_proto(report))
-        answer = join(
-            pb.ConvolveResponse(result=result).SerializeToString(),
-            [to_bytes(array) for array in outcome.outputs.values()],
+        store = self._engine.store
+        answer = pb.GetInfoResponse(
+            versions=versions(), backends=backends, limits=limits, layers=store.count, layer_bytes=store.bytes
         )
-        self._check_answer(len(answer))
-        _count(job.plan, {**seconds, "encode": time.perf_counter() - done})
-        return answer
-
-    def _check_answer(self, size: int) -> None:
-        """Raises LimitExceeded for an answer that gRPC would not send, and would blame on nobody."""
-        limit, setting = int(self._settings.max_message), "--max-message"
-        if size > limit:
-            text = f"the answer's message would be {size} bytes, above this server's limit of {limit} ({setting})"
-            raise LimitExceeded(text, "bytes of the answer's message", limit, size, setting)
+        return answer.SerializeToString()
 
 
-def read(kind: type[_Read], data: bytes) -> _Read:
-    """The message. Raises InvalidConvolution for what is not one, LimitExceeded for one that would take long."""
-    if len(data) > LARGEST_HEADER:
-        text = f"the request has {len(data)} bytes beside its data, at most {LARGEST_HEADER} are read"
-        raise LimitExceeded(text, "bytes beside the data", LARGEST_HEADER, len(data))
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise InvalidConvolution(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+def _convolve_response(result: plan_pb2.Result) -> bytes:
+    return pb.ConvolveResponse(result=result).SerializeToString()
 
 
 @cache
@@ -151,12 +103,3 @@ def versions() -> dict[str, str]:
     names = ("convolver", "numpy", "torch", "grpcio", "protobuf")
     found = {name: distribution.version for name in names for distribution in metadata.distributions(name=name)}
     return {**found, "python": platform.python_version()}
-
-
-def _count(plan: Plan, seconds: dict[str, float]) -> None:
-    for phase, spent in seconds.items():
-        metrics.PHASE_SECONDS.labels(phase, plan.backend).observe(spent)
-    operation = metrics.operation(
-        plan.geometry.ndim, transposed=plan.operation.transposed, gradients=plan.wanted is not None
-    )
-    metrics.MACS.labels(plan.backend, plan.operation.dtype, operation).inc(plan.macs)

@@ -106,6 +106,11 @@ def the_memory_budget(settings: dict[str, Any]) -> Bytes:
     return budget
 
 
+def a_quarter_of_the_memory_budget(settings: dict[str, Any]) -> Bytes:
+    """What `layer_budget` is unless it is set, in bytes; it comes on top of the memory budget."""
+    return Bytes(max(settings["memory_budget"] // 4, 1))
+
+
 Address = Annotated[str, AfterValidator(checked)]
 Size = Annotated[Bytes, BeforeValidator(_checked_bytes), Field(gt=0, le=LARGEST)]
 Count = Annotated[int, BeforeValidator(_integral), Field(gt=0, le=LARGEST)]
@@ -144,6 +149,8 @@ class Settings(BaseSettings):
     max_request_bytes: Size = Field(
         default_factory=the_memory_budget, description="peak bytes of one request: inputs, output and workspace"
     )
+    layer_budget: Size = Field(default_factory=a_quarter_of_the_memory_budget, description="bytes of layers that stay")
+    stream_window: Count = Field(64, le=65_536, description="requests in flight on one stream; then it is not read")
     drain_delay: Seconds = Field(
         0.0, description="seconds to go on serving after SIGTERM, while readiness already says no"
     )

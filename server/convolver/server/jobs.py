@@ -1,0 +1,122 @@
+"""What a request's header says about its tensors: where their bytes will be found, and which layers are the store's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from convolver.core import codec
+from convolver.core.errors import InvalidConvolution, Unsupported
+from convolver.core.plan import Plan
+from convolver.core.tensors import Sourced
+from convolver.core.unknown import unknown_field
+from convolver.core.wire import split
+from convolver.server.messages import read
+from convolver.v1 import convolution_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Sequence
+
+    from convolver.core.stack_plan import StackPlan
+    from convolver.v1 import tensor_pb2
+
+_LAYERS, _DEFINITION = 1, 1
+"""The fields' numbers, in Convolution and in Layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a convolution's weights come from: the store, by `digest`; or the request's tensors `weight` and `bias`
+    (empty where there is none), which the store is given with `kept`, the definition as it was sent, unless that is
+    empty.
+    """
+
+    digest: str = ""
+    weight: str = ""
+    bias: str = ""
+    kept: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request: what will run, where its tensors' bytes will be found, and for each of its layers the
+    source of its weights, None for pooling.
+    """
+
+    plan: Plan | StackPlan
+    tensors: dict[str, Sourced]
+    sources: tuple[Source | None, ...]
+
+    @property
+    def unneeded(self) -> Container[str]:
+        """Tensors whose values make no difference."""
+        if not isinstance(self.plan, Plan) or self.plan.wanted is None:
+            return ()
+        wanted = self.plan.wanted
+        needed = {"weight": wanted.input, "input": wanted.weight, "bias": False}
+        return {name for name, is_needed in needed.items() if not is_needed}
+
+
+def read_convolution(raw: bytes) -> pb.Convolution:
+    """The message, with nothing in it that is unknown or to come. Raises InvalidConvolution or Unsupported."""
+    convolution = read(pb.Convolution, raw)
+    unknown = unknown_field(convolution)
+    if unknown:
+        raise Unsupported(f"the request has the field {unknown}, which this version of the contract does not know")
+    if convolution.output_regions:
+        raise Unsupported("this version does not serve shared memory")
+    return convolution
+
+
+def sources_of(convolution: pb.Convolution, raw: bytes) -> tuple[Source | None, ...]:
+    """For each layer the source of its weights. Raises InvalidConvolution for `keep` where it has no meaning."""
+    sent: Sequence[memoryview] = ()
+    if any(layer.keep for layer in convolution.layers):
+        _, sent = split(raw, _LAYERS)
+    alone = len(convolution.layers) == 1
+    return tuple(_source(i, layer, sent, alone=alone) for i, layer in enumerate(convolution.layers))
+
+
+def _source(i: int, layer: pb.Layer, sent: Sequence[memoryview], *, alone: bool) -> Source | None:
+    kind = layer.WhichOneof("kind")
+    if layer.keep and kind != "definition":
+        raise InvalidConvolution(
+            f"layers[{i}] asks to keep a {kind}, but definitions alone are kept", f"layers[{i}].keep"
+        )
+    if kind == "pooling":
+        return None
+    if kind == "digest":
+        return Source(layer.digest)
+    prefix = "" if alone else f"layers[{i}]."
+    bias = f"{prefix}bias" if layer.definition.HasField("bias") else ""
+    return Source("", f"{prefix}weight", bias, _as_sent(i, sent[i]) if layer.keep else b"")
+
+
+def _as_sent(i: int, layer: memoryview) -> bytes:
+    """The one definition of a layer, whose digest is of the bytes that came."""
+    _, definitions = split(layer, _DEFINITION)
+    if len(definitions) != 1:
+        text = f"layers[{i}].definition is sent {len(definitions)} times, and only a single one is kept"
+        raise InvalidConvolution(text, f"layers[{i}].definition")
+    return bytes(definitions[0])
+
+
+def tensors_of(convolution: pb.Convolution, sources: Sequence[Source | None]) -> dict[str, Sourced]:
+    """The tensors of a request by their names, in the order of tensors."""
+    return {
+        name: Sourced(codec.tensor_from_proto(header, name), source)
+        for name, header, source in _each(convolution, sources)
+    }
+
+
+def _each(
+    convolution: pb.Convolution, sources: Sequence[Source | None]
+) -> Iterator[tuple[str, tensor_pb2.Tensor, tensor_pb2.TensorSource]]:
+    for layer, source in zip(convolution.layers, sources, strict=True):
+        if source and source.weight:
+            yield source.weight, layer.definition.weight, layer.weight_source
+        if source and source.bias:
+            yield source.bias, layer.definition.bias, layer.bias_source
+    yield "input", convolution.input, convolution.input_source
+    if convolution.HasField("gradients"):
+        yield "grad_output", convolution.gradients.grad_output, convolution.gradients.grad_output_source

@@ -1,0 +1,172 @@
+"""convolver.v1.LayerService over bytes, as ConvolutionService: no serialisers, one table of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import secrets
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from convolver.core.errors import InvalidConvolution, Unsupported, shown
+from convolver.core.unknown import unknown_field
+from convolver.core.wire import join, split
+from convolver.server import metrics
+from convolver.server.incoming_layer import IncomingLayer
+from convolver.server.messages import read
+from convolver.v1 import layer_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from convolver.server.calls import Calls
+    from convolver.server.layers import HeldLayer, LayerStore
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["LayerService"]
+
+DEFINITION_FIELD = pb.PutLayerRequest.DEFINITION_FIELD_NUMBER
+
+LARGEST_DATA = 2**21
+"""Bytes of data in one message of PutLayer: they are copied on the event loop."""
+
+LARGEST_PAGE = 2**21
+"""Bytes of definitions after which a page ends: a client without options reads messages of 4 MiB."""
+
+DEFAULT_PAGE, MOST_OF_A_PAGE = 100, 1000
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+_Read = TypeVar("_Read", bound=Message)
+
+
+class LayerService:
+    """The store's rpcs. Get and List are no use of a layer."""
+
+    def __init__(self, layers: LayerStore, calls: Calls) -> None:
+        self._layers, self._calls = layers, calls
+        self._key = secrets.token_bytes(32)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a server is given."""
+        table: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "PutLayer": grpc.stream_unary_rpc_method_handler(self.put_layer),
+            "GetLayer": grpc.unary_unary_rpc_method_handler(self.get_layer),
+            "ListLayers": grpc.unary_unary_rpc_method_handler(self.list_layers),
+            "DeleteLayer": grpc.unary_unary_rpc_method_handler(self.delete_layer),
+        }
+        return grpc.method_handlers_generic_handler(DESCRIPTOR.full_name, table)
+
+    async def put_layer(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
+        """Holds the layer that comes in these messages."""
+        self._calls.follow(context)
+        incoming: IncomingLayer | None = None
+        async for request in requests:
+            metrics.RECEIVED_BYTES.inc(len(request))
+            definition, header, data = _parts(request)
+            incoming = self._begun(incoming, definition, header)
+            for part in data:
+                incoming.take(part)
+        if incoming is None:
+            raise InvalidConvolution("the call ended without a message; the first has the definition", "definition")
+        return _one(await asyncio.to_thread(self._put, incoming))
+
+    async def get_layer(self, request: bytes, _context: _Context) -> bytes:
+        """What is held under a digest."""
+        return _one(self._layers.find(_known(pb.GetLayerRequest, request).digest))
+
+    async def list_layers(self, request: bytes, _context: _Context) -> bytes:
+        """A page of what is held: what was used before the last layer of the page before."""
+        asked = _known(pb.ListLayersRequest, request)
+        most, before = _page_size(asked.page_size), self._position(asked.page_token)
+        left = [layer for layer in self._layers.layers() if layer.use < before]
+        page = _page(left, most)
+        token = self._token(str(page[-1].use)) if len(page) < len(left) else ""
+        header = pb.ListLayersResponse(next_page_token=token).SerializeToString()
+        return join(header, [_encoded(layer) for layer in page], field=1, filler=None)
+
+    async def delete_layer(self, request: bytes, _context: _Context) -> bytes:
+        """Lets go of a layer; in a thread, since the system takes its time to take gigabytes back."""
+        await asyncio.to_thread(self._layers.delete, _known(pb.DeleteLayerRequest, request).digest)
+        return pb.DeleteLayerResponse().SerializeToString()
+
+    def _begun(
+        self, incoming: IncomingLayer | None, definition: bytes | None, header: pb.PutLayerRequest
+    ) -> IncomingLayer:
+        """The layer that a message's data belongs to. Raises InvalidConvolution unless the first message, and no other,
+        has a definition.
+        """
+        if incoming is None:
+            if definition is None:
+                raise InvalidConvolution("the first message has no definition", "definition")
+            return IncomingLayer(definition, header.definition, self._layers.check)
+        if definition is not None:
+            raise InvalidConvolution("a later message has a second definition; the first alone has one", "definition")
+        return incoming
+
+    def _put(self, incoming: IncomingLayer) -> HeldLayer:
+        return self._layers.put(incoming.definition, *incoming.arrays())
+
+    def _token(self, position: str) -> str:
+        """A position that this process, and no other, gave away."""
+        return f"{position}-{hmac.digest(self._key, position.encode(), 'sha256').hex()}"
+
+    def _position(self, token: str) -> float:
+        """The `use` that a page's layers are below. Raises InvalidConvolution for a token that is none of ours."""
+        position = token.partition("-")[0]
+        if not token:
+            return math.inf
+        if not hmac.compare_digest(self._token(position).encode(), token.encode()):
+            text = f"page_token is {shown(token)}, which this server did not give"
+            raise InvalidConvolution(text, "page_token")
+        return int(position)
+
+
+def _known(kind: type[_Read], data: bytes) -> _Read:
+    """The message. Raises as `read`, and Unsupported for a field that this version does not know, at any depth."""
+    message = read(kind, data)
+    unknown = unknown_field(message, "request")
+    if unknown:
+        text = f"the request has the field {unknown}, which this version of the contract does not know"
+        raise Unsupported(text)
+    return message
+
+
+def _parts(request: bytes) -> tuple[bytes | None, pb.PutLayerRequest, Sequence[memoryview]]:
+    """(definition as it was sent or None, all but data, data) of a message of PutLayer."""
+    header, data = split(request)
+    _, definitions = split(header, DEFINITION_FIELD)
+    if len(definitions) > 1:
+        raise InvalidConvolution(f"a message has {len(definitions)} definitions; one is enough", "definition")
+    size = sum(part.nbytes for part in data)
+    if size > LARGEST_DATA:
+        raise InvalidConvolution(f"a message has {size} bytes of data; it may have {LARGEST_DATA}", "data")
+    return bytes(definitions[0]) if definitions else None, _known(pb.PutLayerRequest, header), data
+
+
+def _page_size(asked: int) -> int:
+    if not 0 <= asked <= MOST_OF_A_PAGE:
+        raise InvalidConvolution(f"page_size is {asked}; it must be 1 to {MOST_OF_A_PAGE}", "page_size")
+    return asked or DEFAULT_PAGE
+
+
+def _page(layers: Sequence[HeldLayer], most: int) -> Sequence[HeldLayer]:
+    """The first of them: `most`, or fewer where their definitions are large."""
+    size = 0
+    for count, layer in enumerate(layers[:most], 1):
+        size += len(layer.definition)
+        if size >= LARGEST_PAGE:
+            return layers[:count]
+    return layers[:most]
+
+
+def _one(layer: HeldLayer) -> bytes:
+    """A PutLayerResponse or a GetLayerResponse."""
+    return join(b"", [_encoded(layer)], field=1, filler=None)
+
+
+def _encoded(layer: HeldLayer) -> bytes:
+    """A HeldLayer; its definition is the bytes that were sent, which protobuf might write in another way."""
+    rest = pb.HeldLayer(digest=layer.digest, bytes=layer.bytes, idle_seconds=layer.idle_seconds)
+    return join(rest.SerializeToString(), [layer.definition], field=pb.HeldLayer.DEFINITION_FIELD_NUMBER, filler=None)

@@ -1,0 +1,119 @@
+"""What a request of any transport goes through: planned (or remembered), scheduled, computed, its answer built."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from convolver.core import plan_codec
+from convolver.core.errors import LimitExceeded
+from convolver.core.plan import Plan, Report
+from convolver.core.tensors import to_bytes
+from convolver.core.wire import join
+from convolver.server import metrics
+from convolver.server.engine import Replanned
+from convolver.v1 import plan_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from convolver.core.stack_plan import StackPlan
+    from convolver.server.engine import Engine, Held
+    from convolver.server.jobs import Job
+    from convolver.server.scheduler import Scheduler
+
+    Envelope = Callable[[plan_pb2.Result], bytes]
+
+REMEMBERED = 1024
+"""Headers whose plans are kept: callers send the same few again and again, and a plan costs more than a tiny sum."""
+
+LONGEST_REMEMBERED = 4096
+"""Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
+
+
+class Accepted(NamedTuple):
+    """A request that can run, and its plan as it travels."""
+
+    job: Job
+    plan: plan_pb2.Plan
+
+
+class Arrived(NamedTuple):
+    """When a request had come and when it was accepted, in seconds of time.perf_counter."""
+
+    received: float
+    accepted: float
+
+
+class Requests:
+    """The way of each request; `largest_message` are the bytes of the largest answer."""
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, largest_message: int) -> None:
+        self._engine, self._scheduler, self._largest = engine, scheduler, largest_message
+        self._remembered = lru_cache(REMEMBERED)(self._accepted)
+
+    async def answer(
+        self, convolution: bytes, entries: Sequence[memoryview], received: float, envelope: Envelope
+    ) -> bytes:
+        """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
+        and `envelope` makes the answer's header of its result. Raises what the engine raises.
+        """
+        accept = self._remembered if len(convolution) <= LONGEST_REMEMBERED else self._accepted
+        accepted = accept(convolution)
+        held = self._engine.hold(accepted.job)
+        arrived = Arrived(received, time.perf_counter())
+        try:
+            return await self._computed(accepted, held, entries, arrived, envelope)
+        except Replanned as again:  # what was in vain counts as planning
+            planned = _planned(again.job)
+            return await self._computed(planned, held, entries, Arrived(received, time.perf_counter()), envelope)
+
+    async def _computed(
+        self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
+    ) -> bytes:
+        work = partial(self._answer, accepted, held, entries, arrived, envelope)
+        return await self._scheduler.run(accepted.job.plan.peak_bytes, work)
+
+    def _accepted(self, convolution: bytes) -> Accepted:
+        """All that a request's header decides, and so what a header that came before has decided already."""
+        job = self._engine.accept(convolution)
+        self._check_answer(job.plan.output_bytes)
+        return _planned(job)
+
+    def _answer(
+        self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
+    ) -> bytes:
+        """Runs in a compute thread: the answer's message, its one copy of the output included."""
+        queue, plan = time.perf_counter() - arrived.accepted, accepted.job.plan
+        outcome = self._engine.run(accepted.job, held, entries)
+        done = time.perf_counter()
+        seconds = {"decode": arrived.accepted - arrived.received, "queue": queue, **outcome.seconds}
+        report = Report(self._engine.device(plan), 1, "disabled", seconds)
+        result = plan_pb2.Result(plan=accepted.plan, report=plan_codec.report_to_proto(report))
+        answer = join(envelope(result), [to_bytes(array) for array in outcome.outputs.values()])
+        self._check_answer(len(answer))
+        _count(plan, {**seconds, "encode": time.perf_counter() - done})
+        return answer
+
+    def _check_answer(self, size: int) -> None:
+        """Raises LimitExceeded for an answer that gRPC would not send, and would blame on nobody."""
+        setting = "--max-message"
+        if size > self._largest:
+            text = (
+                f"the answer's message would be {size} bytes, above this server's limit of {self._largest} ({setting})"
+            )
+            raise LimitExceeded(text, "bytes of the answer's message", self._largest, size, setting)
+
+
+def _planned(job: Job) -> Accepted:
+    return Accepted(job, plan_codec.plan_to_proto(job.plan))
+
+
+def _count(plan: Plan | StackPlan, seconds: dict[str, float]) -> None:
+    for phase, spent in seconds.items():
+        metrics.PHASE_SECONDS.labels(phase, plan.backend).observe(spent)
+    transposed = isinstance(plan, Plan) and plan.operation.transposed
+    ndim = plan.geometry.ndim if isinstance(plan, Plan) else 0
+    operation = metrics.operation(ndim, transposed=transposed, gradients=plan.wanted is not None)
+    metrics.MACS.labels(plan.backend, plan.input.dtype, operation).inc(plan.macs)

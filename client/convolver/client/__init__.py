@@ -6,41 +6,67 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convolver.client._answers import Answer, StackAnswer, StackGradients
     from convolver.client._client_async import AsyncClient
-    from convolver.client._client_shared import Answer, Info
+    from convolver.client._client_shared import Info
     from convolver.client._client_sync import Client
     from convolver.client._gradients import Gradients
+    from convolver.client._held_layers import HeldLayer
+    from convolver.client._layers_async import AsyncLayer, AsyncStack
+    from convolver.client._layers_sync import Layer, Stack
+    from convolver.client._stack_layers import Conv, Pool
     from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable, TransportError
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
+    from convolver.core.stack_plan import StackPlan
 
 _HOMES = {
-    "Answer": "convolver.client._client_shared",
+    "Answer": "convolver.client._answers",
     "AsyncClient": "convolver.client._client_async",
+    "AsyncLayer": "convolver.client._layers_async",
+    "AsyncStack": "convolver.client._layers_async",
     "Client": "convolver.client._client_sync",
+    "Conv": "convolver.client._stack_layers",
     "DeadlineExceeded": "convolver.client.errors",
     "Gradients": "convolver.client._gradients",
+    "HeldLayer": "convolver.client._held_layers",
     "Info": "convolver.client._client_shared",
+    "Layer": "convolver.client._layers_sync",
     "NotAuthorised": "convolver.client.errors",
     "Parameters": "convolver.core.parameters",
     "Plan": "convolver.core.plan",
+    "Pool": "convolver.client._stack_layers",
     "Report": "convolver.core.plan",
     "ServiceUnavailable": "convolver.client.errors",
+    "Stack": "convolver.client._layers_sync",
+    "StackAnswer": "convolver.client._answers",
+    "StackGradients": "convolver.client._answers",
+    "StackPlan": "convolver.core.stack_plan",
     "TransportError": "convolver.client.errors",
 }
 
 __all__ = [
     "Answer",
     "AsyncClient",
+    "AsyncLayer",
+    "AsyncStack",
     "Client",
+    "Conv",
     "DeadlineExceeded",
     "Gradients",
+    "HeldLayer",
     "Info",
+    "Layer",
     "NotAuthorised",
     "Parameters",
     "Plan",
+    "Pool",
     "Report",
     "ServiceUnavailable",
+    "Stack",
+    "StackAnswer",
+    "StackGradients",
+    "StackPlan",
     "TransportError",
 ]
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import grpc
 
+from convolver.client import _answers as answers
 from convolver.client import _client_shared as shared
+from convolver.client import _composition as composition
 from convolver.client import _gradients
-from convolver.client._connection import SERVICE, ClientBase, asynchronous_channel
+from convolver.client import _held_layers as held_layers
+from convolver.client._composition import Composition, HeldWeights
+from convolver.client._connection import PATHS, ClientBase, asynchronous_channel, target_of
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
+from convolver.client._layers_async import AsyncLayer, AsyncStack, AsyncWire
+from convolver.client._map_async import Stream
 from convolver.client.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from typing_extensions import Unpack
 
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
-    from convolver.core.parameters import Parameters
+    from convolver.client._held_layers import HeldLayer
+    from convolver.client._stack_layers import Conv, Pool
+    from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
 
 
@@ -33,7 +42,8 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
     Arrays, errors and arguments are those of `Client`. To cancel a call is to cancel it on the server.
 
     Args:
-        address: `host:port`, `unix:/path` or `dns:///host:port`. None: CONVOLVER_ADDRESS, and without that a server of
+        address: `host:port`, `unix:/path` or `dns:///host:port`; or several `host:port` with commas between, which take
+            turns (names are looked up once). None: CONVOLVER_ADDRESS, and without that a server of
             this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
     """
@@ -43,7 +53,7 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start: asyncio.Future[EmbeddedServer] | None = None
         self._channel: grpc.aio.Channel | None = None
-        self._target = ""
+        self._address = ""
 
     async def __aenter__(self) -> Self:
         """Itself."""
@@ -84,14 +94,14 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
 
     async def run(
         self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
-    ) -> shared.Answer:
+    ) -> answers.Answer:
         """The convolution of `input` (N, C, *S) or (C, *S) with `weight` (O, C/groups, *K), with its plan and report.
 
         Transposed, the weight is (C, O/groups, *K); `bias` is (O,). All of one dtype. docs/parameters.md explains each
         parameter.
         """
         request = shared.convolve_request(input, weight, bias, parameters)
-        return shared.convolve_answer(request, await self._call("Convolve", request.message, parameters))
+        return answers.convolve_answer(request, await self._call("Convolve", request.message, parameters))
 
     async def convolve(
         self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
@@ -115,8 +125,9 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
 
         Floats and complex numbers (by torch's convention); an activation is refused, and so is `algorithm="fft"`.
         """
-        request = _gradients.request(input, weight, grad_output, _gradients.wanted(wrt, bias=bias), parameters)
-        return _gradients.answer(request, await self._call("Convolve", request.message, parameters))
+        wanted = _gradients.wanted(wrt, bias=bias)
+        request = _gradients.request(input, weight, grad_output, wanted, parameters)
+        return answers.gradients_answer(request, await self._call("Convolve", request.message, parameters), wanted)
 
     async def plan(
         self,
@@ -129,7 +140,45 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
     ) -> Plan:
         """What `run` would do with tensors of these shapes, and its cost; `bias` says whether there is one."""
         request = shared.plan_request(input_shape, weight_shape, dtype, parameters, bias=bias)
-        return shared.plan_answer(await self._call("Plan", request, parameters))
+        return answers.plan_answer(await self._call("Plan", request, parameters))
+
+    def layer(
+        self, weight: AnyArray, bias: AnyArray = None, *, resend: bool = True, **parameters: Unpack[Parameters]
+    ) -> AsyncLayer:
+        """A convolution whose weights stay on the servers, prepared: they travel once to each. `weight`, `bias` and the
+        parameters are those of `convolve`; the weights are copied now, and nothing is sent yet.
+
+        A server that does not know the layer gets it with the call that needs it; with `resend=False` that raises
+        UnknownLayer instead, as where somebody else is to decide what a server holds.
+        """
+        own, of_call = composition.parted(parameters)
+        held = HeldWeights(weight, bias, own)
+        return AsyncLayer(self._wire, held, Composition([held], of_call), resend=resend)
+
+    def stack(
+        self, layers: Sequence[Conv | Pool | AsyncLayer], *, resend: bool = True, **parameters: Unpack[StackParameters]
+    ) -> AsyncStack:
+        """Layers one after the other, that run in one call: `Conv`, whose weights travel with each call, so that they
+        may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`.
+        """
+        items = [layer.held if isinstance(layer, AsyncLayer) else layer for layer in layers]
+        return AsyncStack(self._wire, Composition(items, cast("Parameters", parameters)), resend=resend)
+
+    async def layers(self) -> list[HeldLayer]:
+        """The layers that the server holds, the latest used first."""
+        found, token = held_layers.list_answer(await self._call("ListLayers", held_layers.list_request(""), {}))
+        while token:
+            more, token = held_layers.list_answer(await self._call("ListLayers", held_layers.list_request(token), {}))
+            found += more
+        return found
+
+    async def held_layer(self, digest: str) -> HeldLayer:
+        """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
+        return held_layers.get_answer(await self._call("GetLayer", held_layers.get_request(digest), {}))
+
+    async def delete_layer(self, digest: str) -> None:
+        """Lets the server forget a layer; calls that use it finish. Raises UnknownLayer where it does not hold it."""
+        await self._call("DeleteLayer", held_layers.delete_request(digest), {})
 
     async def info(self) -> shared.Info:
         """What the server is and may."""
@@ -141,13 +190,41 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         shared.check_rank(weight, ndim, parameters)
         return await self.convolve(input, weight, bias, **parameters)
 
+    @property
+    def _wire(self) -> AsyncWire:
+        return AsyncWire(self._call, self._open_stream, self._put)
+
     async def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
         timeout = self._seconds(parameters)
-        address = await self.address
-        channel = self._channel_to(address)
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
-        try:
+        channel, address = await self._connected()
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATHS[method])
+        with self._failures(address, timeout):
             return await call(request, timeout=timeout)
+
+    async def _put(self, held: HeldWeights, parameters: Parameters) -> None:
+        timeout = self._seconds(parameters)
+        channel, address = await self._connected()
+        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
+        with self._failures(address, timeout):
+            await call(held_layers.put_requests(held), timeout=timeout)
+
+    @asynccontextmanager
+    async def _open_stream(self, parameters: Parameters) -> AsyncIterator[Stream]:
+        timeout = self._seconds(parameters)
+        channel, address = await self._connected()
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
+        with self._failures(address, timeout):
+            call = stream()
+            try:
+                yield Stream(call, address, timeout)
+            finally:
+                call.cancel()  # which does nothing to one that has ended
+
+    @contextmanager
+    def _failures(self, address: str, timeout: float | None) -> Iterator[None]:
+        """Raises what a failed call means."""
+        try:
+            yield
         except grpc.RpcError as failure:
             raise shared.error_of(failure, address, timeout) from failure
         except asyncio.CancelledError:
@@ -155,11 +232,13 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
                 raise ServiceUnavailable(f"{address}: the client was closed") from None
             raise
 
-    def _channel_to(self, address: str) -> grpc.aio.Channel:
-        """The channel, made when it is first needed and again for another embedded server."""
-        if self._channel is None or self._target != address:
-            self._channel, self._target = asynchronous_channel(address), address
-        return self._channel
+    async def _connected(self) -> tuple[grpc.aio.Channel, str]:
+        """The channel, made when it is first needed and again for another embedded server, and where it leads."""
+        address = await self.address
+        if self._channel is None or self._address != address:
+            target = await asyncio.to_thread(target_of, address) if "," in address else address
+            self._channel, self._address = asynchronous_channel(target), address
+        return self._channel, address
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()

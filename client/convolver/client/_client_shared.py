@@ -7,30 +7,28 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import grpc
-import numpy as np
 from google.protobuf.message import DecodeError
+from google.rpc import status_pb2 as google_status_pb2
 from grpc_status import rpc_status
 
-from convolver.client._interchange import AnyArray, like, to_array
+from convolver.client._interchange import AnyArray, to_array
 from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable
-from convolver.core import codec, dtypes, plan_codec
+from convolver.core import dtypes, plan_codec, request_codec
 from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.operation import Tensor
 from convolver.core.parse import parse
 from convolver.core.status import from_status
-from convolver.core.tensors import from_bytes, header, to_bytes
-from convolver.core.wire import join, split
+from convolver.core.tensors import header, to_bytes
+from convolver.core.wire import join
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from convolver.core.choose import Capability
     from convolver.core.parameters import Parameters
-    from convolver.core.plan import Plan, Report
-    from convolver.v1 import convolution_pb2
+    from convolver.v1 import convolution_pb2, status_pb2
 
 REMEMBERED = 256
 """Headers of requests, and plans of answers, that are kept: callers use the same few shapes again and again."""
@@ -44,14 +42,6 @@ _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
 }
 """Statuses without details of ours: gRPC's own, or a proxy's."""
-
-
-class Answer(NamedTuple):
-    """An output, of the input's library, with the plan that was followed and the report of what happened."""
-
-    output: AnyArray
-    plan: Plan
-    report: Report
 
 
 class Info(NamedTuple):
@@ -118,23 +108,6 @@ def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written:
     return pb.ConvolveRequest(convolution=convolution).SerializeToString()
 
 
-def convolve_answer(request: Request, response: bytes) -> Answer:
-    """The answer of a Convolve response. The output is the caller's own to write to."""
-    with blaming_the_server():
-        head, entries = split(response)
-        result = pb.ConvolveResponse.FromString(head).result
-        plan, report = _plan(result.plan.SerializeToString()), plan_codec.report_from_proto(result.report)
-        if len(entries) != 1:
-            raise BackendFailure(f"the answer has {len(entries)} tensors, not 1")
-        output = np.array(from_bytes(entries[0], plan.geometry.output, "output"))
-    return Answer(like(output, request.like), plan, report)
-
-
-@lru_cache(REMEMBERED)
-def _plan(message: bytes) -> Plan:
-    return plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message))
-
-
 def plan_request(
     input_shape: Sequence[int], weight_shape: Sequence[int], dtype: str, parameters: Parameters, *, bias: bool
 ) -> bytes:
@@ -144,12 +117,6 @@ def plan_request(
     channels = parse(*shapes, None, parameters).out_channels
     convolution = _convolution(*shapes, Tensor(name, (channels,)) if bias else None, parameters)
     return pb.PlanRequest(convolution=convolution).SerializeToString()
-
-
-def plan_answer(response: bytes) -> Plan:
-    """The plan of a Plan response."""
-    with blaming_the_server():
-        return plan_codec.plan_from_proto(pb.PlanResponse.FromString(response).plan)
 
 
 def info_request() -> bytes:
@@ -181,7 +148,17 @@ def error_of(failure: grpc.RpcError, address: str, timeout: float | None) -> Con
     error = _sent_error(call)
     if error is not None:
         return error
-    code, text = call.code(), call.details() or ""
+    return _meant(call.code(), call.details() or "", address, timeout)
+
+
+def error_of_status(sent: status_pb2.Status, address: str, timeout: float | None) -> ConvolverError:
+    """What the status of one answer of a stream means."""
+    status = google_status_pb2.Status.FromString(sent.SerializeToString())
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    return from_status(status) or _meant(code, status.message, address, timeout)
+
+
+def _meant(code: grpc.StatusCode, text: str, address: str, timeout: float | None) -> ConvolverError:
     meaning = _MEANINGS.get(code)
     if meaning is DeadlineExceeded:
         return DeadlineExceeded(f"{address}: no answer within the timeout of {timeout} s ({text})")
@@ -205,7 +182,7 @@ def _convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters
 ) -> convolution_pb2.Convolution:
     Geometry.of(parse(input, weight, bias, parameters))  # the server will do the same, and refuse in the same words
-    return codec.convolution_to_proto(input, weight, bias, parameters)
+    return request_codec.single_to_proto(input, weight, bias, parameters)
 
 
 @contextmanager

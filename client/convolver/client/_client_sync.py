@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self, cast
 
 import grpc
 
+from convolver.client import _answers as answers
 from convolver.client import _client_shared as shared
+from convolver.client import _composition as composition
 from convolver.client import _gradients
-from convolver.client._connection import SERVICE, ClientBase, blocking_channel
+from convolver.client import _held_layers as held_layers
+from convolver.client._composition import Composition, HeldWeights
+from convolver.client._connection import PATHS, ClientBase, blocking_channel
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
+from convolver.client._layers_sync import Layer, Stack, Wire
+from convolver.client._map_sync import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Unpack
 
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
-    from convolver.core.parameters import Parameters
+    from convolver.client._held_layers import HeldLayer
+    from convolver.client._stack_layers import Conv, Pool
+    from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
 
 
@@ -33,7 +43,8 @@ class Client(ClientBase, Convolutions[AnyArray]):
     and convolver.client.errors for what happened on the way; RuntimeError once the client is closed.
 
     Args:
-        address: `host:port`, `unix:/path` or `dns:///host:port`. None: CONVOLVER_ADDRESS, and without that a server of
+        address: `host:port`, `unix:/path` or `dns:///host:port`; or several `host:port` with commas between, which take
+            turns (names are looked up once). None: CONVOLVER_ADDRESS, and without that a server of
             this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
     """
@@ -74,14 +85,14 @@ class Client(ClientBase, Convolutions[AnyArray]):
 
     def run(
         self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
-    ) -> shared.Answer:
+    ) -> answers.Answer:
         """The convolution of `input` (N, C, *S) or (C, *S) with `weight` (O, C/groups, *K), with its plan and report.
 
         Transposed, the weight is (C, O/groups, *K); `bias` is (O,). All of one dtype. docs/parameters.md explains each
         parameter.
         """
         request = shared.convolve_request(input, weight, bias, parameters)
-        return shared.convolve_answer(request, self._call("Convolve", request.message, parameters))
+        return answers.convolve_answer(request, self._call("Convolve", request.message, parameters))
 
     def convolve(
         self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
@@ -105,8 +116,9 @@ class Client(ClientBase, Convolutions[AnyArray]):
 
         Floats and complex numbers (by torch's convention); an activation is refused, and so is `algorithm="fft"`.
         """
-        request = _gradients.request(input, weight, grad_output, _gradients.wanted(wrt, bias=bias), parameters)
-        return _gradients.answer(request, self._call("Convolve", request.message, parameters))
+        wanted = _gradients.wanted(wrt, bias=bias)
+        request = _gradients.request(input, weight, grad_output, wanted, parameters)
+        return answers.gradients_answer(request, self._call("Convolve", request.message, parameters), wanted)
 
     def plan(
         self,
@@ -119,7 +131,45 @@ class Client(ClientBase, Convolutions[AnyArray]):
     ) -> Plan:
         """What `run` would do with tensors of these shapes, and its cost; `bias` says whether there is one."""
         request = shared.plan_request(input_shape, weight_shape, dtype, parameters, bias=bias)
-        return shared.plan_answer(self._call("Plan", request, parameters))
+        return answers.plan_answer(self._call("Plan", request, parameters))
+
+    def layer(
+        self, weight: AnyArray, bias: AnyArray = None, *, resend: bool = True, **parameters: Unpack[Parameters]
+    ) -> Layer:
+        """A convolution whose weights stay on the servers, prepared: they travel once to each. `weight`, `bias` and the
+        parameters are those of `convolve`; the weights are copied now, and nothing is sent yet.
+
+        A server that does not know the layer gets it with the call that needs it; with `resend=False` that raises
+        UnknownLayer instead, as where somebody else is to decide what a server holds.
+        """
+        own, of_call = composition.parted(parameters)
+        held = HeldWeights(weight, bias, own)
+        return Layer(self._wire, held, Composition([held], of_call), resend=resend)
+
+    def stack(
+        self, layers: Sequence[Conv | Pool | Layer], *, resend: bool = True, **parameters: Unpack[StackParameters]
+    ) -> Stack:
+        """Layers one after the other, that run in one call: `Conv`, whose weights travel with each call, so that they
+        may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`.
+        """
+        items = [layer.held if isinstance(layer, Layer) else layer for layer in layers]
+        return Stack(self._wire, Composition(items, cast("Parameters", parameters)), resend=resend)
+
+    def layers(self) -> list[HeldLayer]:
+        """The layers that the server holds, the latest used first."""
+        found, token = held_layers.list_answer(self._call("ListLayers", held_layers.list_request(""), {}))
+        while token:
+            more, token = held_layers.list_answer(self._call("ListLayers", held_layers.list_request(token), {}))
+            found += more
+        return found
+
+    def held_layer(self, digest: str) -> HeldLayer:
+        """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
+        return held_layers.get_answer(self._call("GetLayer", held_layers.get_request(digest), {}))
+
+    def delete_layer(self, digest: str) -> None:
+        """Lets the server forget a layer; calls that use it finish. Raises UnknownLayer where it does not hold it."""
+        self._call("DeleteLayer", held_layers.delete_request(digest), {})
 
     def info(self) -> shared.Info:
         """What the server is and may."""
@@ -131,16 +181,35 @@ class Client(ClientBase, Convolutions[AnyArray]):
         shared.check_rank(weight, ndim, parameters)
         return self.convolve(input, weight, bias, **parameters)
 
+    @property
+    def _wire(self) -> Wire:
+        return Wire(self._call, self._open_stream, self._put)
+
     def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
         timeout = self._seconds(parameters)
         channel, address = self._connected()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
-        try:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATHS[method])
+        with _failures(address, timeout):
             return call(request, timeout=timeout)
-        except grpc.RpcError as failure:
-            raise shared.error_of(failure, address, timeout) from failure
-        except ValueError as failure:  # gRPC's word for a channel that another thread has just closed
-            raise RuntimeError("the client is closed") from failure
+
+    def _put(self, held: HeldWeights, parameters: Parameters) -> None:
+        timeout = self._seconds(parameters)
+        channel, address = self._connected()
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
+        with _failures(address, timeout):
+            call(held_layers.put_requests(held), timeout=timeout)
+
+    @contextmanager
+    def _open_stream(self, requests: Iterator[bytes], parameters: Parameters) -> Iterator[Stream]:
+        timeout = self._seconds(parameters)
+        channel, address = self._connected()
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
+        with _failures(address, timeout):
+            call = stream(requests)
+            try:
+                yield Stream(call, address, timeout)
+            finally:
+                call.cancel()  # which does nothing to one that has ended
 
     def _connected(self) -> tuple[grpc.Channel, str]:
         """The channel of this process, made when it is first needed and again after a fork, and where it leads."""
@@ -163,3 +232,16 @@ class Client(ClientBase, Convolutions[AnyArray]):
 
             self._embedded = _embedded.acquire()
         return self._embedded.address
+
+
+@contextmanager
+def _failures(address: str, timeout: float | None) -> Iterator[None]:
+    """Raises what a failed call means."""
+    try:
+        yield
+    except grpc.RpcError as failure:
+        raise shared.error_of(failure, address, timeout) from failure
+    except ValueError as failure:
+        if not {"closed", "channel"} <= set(re.findall(r"\w+", str(failure).lower())):
+            raise  # the caller's own
+        raise RuntimeError("the client is closed") from failure

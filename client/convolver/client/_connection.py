@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+import re
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import grpc
 
+from convolver.client.errors import ServiceUnavailable
 from convolver.v1 import convolution_service_pb2 as pb
+from convolver.v1 import layer_service_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,12 +25,19 @@ LONGEST_TIMEOUT = 1e9
 """Seconds from which on a call waits for ever: gRPC's clock counts nanoseconds, and 2^63 of them end in 2262."""
 
 ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
-SERVICE = pb.DESCRIPTOR.services_by_name["ConvolutionService"].full_name
 
-_RETRIES = {
+_SERVICES = (
+    pb.DESCRIPTOR.services_by_name["ConvolutionService"],
+    layer_service_pb2.DESCRIPTOR.services_by_name["LayerService"],
+)
+PATHS = {method.name: f"/{service.full_name}/{method.name}" for service in _SERVICES for method in service.methods}
+"""Of each method of the contract that a client calls."""
+
+_CONFIGURATION = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # over all that an address stands for
     "methodConfig": [
         {
-            "name": [{"service": SERVICE}],
+            "name": [{"service": service.full_name} for service in _SERVICES],
             "retryPolicy": {
                 "maxAttempts": 3,
                 "initialBackoff": "0.05s",
@@ -34,18 +46,20 @@ _RETRIES = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_send_message_length", -1),  # the server's limit is the one that counts
     ("grpc.max_receive_message_length", -1),
-    ("grpc.service_config", json.dumps(_RETRIES)),
+    ("grpc.service_config", json.dumps(_CONFIGURATION)),
     ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
 )
+
+_HOST_AND_PORT = re.compile(r"\s*(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\s*")
 
 _ASYNCHRONOUS: WeakSet[grpc.aio.Channel] = WeakSet()
 """The channels of the asynchronous clients of this process."""
@@ -77,24 +91,50 @@ class ClientBase:
 def address_or_none(address: str | None) -> str | None:
     """The address to call: the one given, else CONVOLVER_ADDRESS, else None, which stands for an embedded server.
 
-    Raises ValueError for an empty address and for a list of several.
+    Raises ValueError for an empty address, and for a list in which one is not host:port.
     """
     chosen = address if address is not None else os.environ.get(ADDRESS_VARIABLE) or None
-    if chosen is not None and (not chosen.strip() or "," in chosen):
-        raise ValueError(f"the address is {chosen!r}; it must be one host:port, unix:/path or dns:///host:port")
+    if chosen is None:
+        return None
+    parts = chosen.split(",")
+    if not all(map(str.strip, parts)) or (len(parts) > 1 and not all(map(_HOST_AND_PORT.fullmatch, parts))):
+        raise ValueError(
+            f"the address is {chosen!r}; it must be host:port, several of them with commas between, unix:/path or "
+            "dns:///host:port"
+        )
     return chosen
 
 
+def target_of(address: str) -> str:
+    """The address as gRPC has it. Of several, which are no target of its own, each is looked up now, once.
+
+    Raises ServiceUnavailable where one of them has no address.
+    """
+    if "," not in address:
+        return address
+    parts = [cast("re.Match[str]", _HOST_AND_PORT.fullmatch(part)) for part in address.split(",")]
+    for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
+        with suppress(OSError):
+            found = [_looked_up(part["host"].strip("[]"), part["port"], family) for part in parts]
+            return f"{scheme}:{','.join(found)}"
+    raise ServiceUnavailable(f"{address}: the names have no addresses of one kind, IPv4 or IPv6")
+
+
+def _looked_up(host: str, port: str, family: socket.AddressFamily) -> str:
+    *_, (literal, *_) = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0]
+    return f"[{literal}]:{port}" if family == socket.AF_INET6 else f"{literal}:{port}"
+
+
 def blocking_channel(address: str) -> grpc.Channel:
-    """A channel to the address. Raises RuntimeError where gRPC does not work."""
+    """A channel to the address. Raises RuntimeError where gRPC does not work, and as `target_of`."""
     _check_process()
-    return grpc.insecure_channel(address, options=_OPTIONS)
+    return grpc.insecure_channel(target_of(address), options=_OPTIONS)
 
 
-def asynchronous_channel(address: str) -> grpc.aio.Channel:
-    """A channel to the address, of the running event loop. Raises RuntimeError where gRPC does not work."""
+def asynchronous_channel(target: str) -> grpc.aio.Channel:
+    """A channel to a target, of the running event loop. Raises RuntimeError where gRPC does not work."""
     _check_process()
-    channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
     _ASYNCHRONOUS.add(channel)
     return channel
 

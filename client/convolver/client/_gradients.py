@@ -5,20 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from convolver.client import _client_shared as shared
-from convolver.client._interchange import AnyArray, like, to_array
-from convolver.core import codec, gradients, plan_codec
-from convolver.core.errors import BackendFailure, InvalidConvolution, shown
+from convolver.client._interchange import AnyArray, to_array
+from convolver.core import gradients, request_codec
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Tensor
 from convolver.core.parse import parse
-from convolver.core.tensors import from_bytes, header, to_bytes
-from convolver.core.wire import join, split
+from convolver.core.tensors import header, to_bytes
+from convolver.core.wire import join
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +38,6 @@ class Gradients(NamedTuple):
     report: Report
 
 
-class GradientsRequest(NamedTuple):
-    """A request as it travels, what it asks for, and what its answer should look like."""
-
-    message: bytes
-    wanted: Wanted
-    like: AnyArray
-
-
 def wanted(wrt: Sequence[str], *, bias: bool) -> Wanted:
     """What `wrt` and `bias` ask for. Raises InvalidConvolution for another word, or for nothing at all."""
     words = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -60,7 +49,7 @@ def wanted(wrt: Sequence[str], *, bias: bool) -> Wanted:
 
 def request(
     input: AnyArray, weight: AnyArray, grad_output: AnyArray, asked: Wanted, parameters: Parameters
-) -> GradientsRequest:
+) -> shared.Request:
     """A Convolve request for gradients, without the values that they do not depend on.
 
     Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
@@ -71,34 +60,11 @@ def request(
     headers = [header(array, name) for name, array in arrays.items()]
     message = _header(*headers, asked, shared.Written(parameters))
     sent = {"weight": asked.input, "input": asked.weight, "grad_output": True}
-    return GradientsRequest(
-        join(message, [to_bytes(arrays[name]) for name, is_sent in sent.items() if is_sent]), asked, input
-    )
+    return shared.Request(join(message, [to_bytes(arrays[name]) for name, is_sent in sent.items() if is_sent]), input)
 
 
 @lru_cache(shared.REMEMBERED)
 def _header(weight: Tensor, input: Tensor, grad_output: Tensor, asked: Wanted, written: shared.Written) -> bytes:
     gradients.check(Geometry.of(parse(input, weight, None, written.parameters)), grad_output)
-    convolution = codec.convolution_to_proto(input, weight, None, written.parameters, (asked, grad_output))
+    convolution = request_codec.single_to_proto(input, weight, None, written.parameters, (asked, grad_output))
     return pb.ConvolveRequest(convolution=convolution).SerializeToString()
-
-
-def answer(asked: GradientsRequest, response: bytes) -> Gradients:
-    """The gradients of a Convolve response, the caller's own to write to."""
-    with shared.blaming_the_server():
-        head, entries = split(response)
-        result = pb.ConvolveResponse.FromString(head).result
-        plan = _plan(result.plan.SerializeToString(), asked.wanted)
-        if len(entries) != len(plan.outputs):
-            raise BackendFailure(f"the answer has {len(entries)} tensors, not {len(plan.outputs)}")
-        found = {
-            name: like(np.array(from_bytes(entry, tensor, name)), asked.like)
-            for entry, (name, tensor) in zip(entries, plan.outputs.items(), strict=True)
-        }
-        report = plan_codec.report_from_proto(result.report)
-    return Gradients(found.get("grad_input"), found.get("grad_weight"), found.get("grad_bias"), plan, report)
-
-
-@lru_cache(shared.REMEMBERED)
-def _plan(message: bytes, asked: Wanted) -> Plan:
-    return plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message), asked)

@@ -1,0 +1,209 @@
+"""Stacks and layers that stay, as requests and answers in bytes, whatever the client's colour."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from convolver.client import _client_shared as shared
+from convolver.client._interchange import AnyArray, to_array
+from convolver.client._stack_layers import Conv, Pool
+from convolver.core import dtypes, gradients, request_codec, stack_plan
+from convolver.core.digest import digest_of
+from convolver.core.errors import InvalidConvolution
+from convolver.core.geometry import Geometry
+from convolver.core.gradients import Wanted
+from convolver.core.operation import Tensor
+from convolver.core.parameters import LayerParameters, Parameters
+from convolver.core.stack import ConvolutionLayer, parse_stack
+from convolver.core.tensors import header, to_bytes
+from convolver.core.wire import join
+from convolver.v1 import convolution_pb2
+from convolver.v1 import convolution_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolver.core.stack import Layer
+
+
+def parted(parameters: Parameters) -> tuple[LayerParameters, Parameters]:
+    """A convolution's parameters: those that belong to the layer, and those of a call."""
+    own = {name: value for name, value in parameters.items() if name in LayerParameters.__annotations__}
+    of_call = {name: value for name, value in parameters.items() if name not in own}
+    return cast("LayerParameters", own), cast("Parameters", of_call)
+
+
+class HeldWeights:
+    """A convolution whose weights stay on servers: copies of them, the definition as it is sent, and the digest of all
+    that, which names it on every server.
+    """
+
+    def __init__(self, weight: AnyArray, bias: AnyArray, parameters: LayerParameters) -> None:
+        given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        arrays = {name: np.array(to_array(value), order="C") for name, value in given.items()}
+        self.headers = _Headers(*(header(array, name) for name, array in arrays.items()))
+        self.data = [to_bytes(array) for array in arrays.values()]
+        self.parameters = parameters
+        layer = ConvolutionLayer(*self.headers, cast("Parameters", parameters))
+        self.definition = request_codec.definition_to_proto(layer).SerializeToString()
+        self.digest = digest_of(self.definition, self.data[0], None if bias is None else self.data[1])
+
+
+class _Headers(NamedTuple):
+    """Of a convolution's weights."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+Item = Conv | Pool | HeldWeights
+
+
+class Asked(NamedTuple):
+    """The gradients that are wanted, and grad_output."""
+
+    wanted: Wanted
+    grad_output: AnyArray
+
+
+class Composition:
+    """Layers one after the other, as requests: with those that stay by their digests, or `whole`, with all weights.
+
+    `parameters` are those of the call: a layer's own are refused.
+    """
+
+    def __init__(self, items: Sequence[Item], parameters: Parameters) -> None:
+        for i, item in enumerate(items):
+            if not isinstance(item, Item):
+                kind = type(item).__name__
+                raise InvalidConvolution(f"layers[{i}] is a {kind}; it must be Conv, Pool or a layer", f"layers[{i}]")
+        for name in parameters:
+            if name in LayerParameters.__annotations__:
+                raise InvalidConvolution(f"{name} belongs to the layers of a stack, each of which has its own", name)
+        self.items, self.parameters = tuple(items), parameters
+        self.has_held = any(isinstance(item, HeldWeights) for item in items)
+        self._remembered = lru_cache(shared.REMEMBERED)(self._convolution)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one convolution."""
+        return len(self.items) == 1 and not isinstance(self.items[0], Pool)
+
+    def request(self, input: AnyArray, asked: Asked | None = None, *, whole: bool = False) -> shared.Request:
+        """A Convolve request.
+
+        Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
+        """
+        convolution, data = self._sent(input, asked, whole=whole)
+        return shared.Request(join(pb.ConvolveRequest(convolution=convolution).SerializeToString(), data), input)
+
+    def stream_request(self, number: int, input: AnyArray, timeout: float | None, *, whole: bool = False) -> bytes:
+        """A ConvolveStream request with that id, for an answer within `timeout` seconds. Raises as `request`."""
+        convolution, data = self._sent(input, None, whole=whole)
+        message = pb.ConvolveStreamRequest(id=number, convolution=convolution, timeout_seconds=timeout)
+        return join(message.SerializeToString(), data)
+
+    def plan_request(self, input_shape: Sequence[int], dtype: str | None) -> bytes:
+        """A Plan request; without a dtype of the first weights' own, or of float32. Raises as `request`."""
+        own = next((_dtype(item) for item in self.items if not isinstance(item, Pool)), "float32")
+        input = Tensor(dtypes.named(dtype or own).name, tuple(input_shape))
+        headers = tuple(_planned_headers(i, item, input) for i, item in enumerate(self.items))
+        convolution = self._remembered(input, headers, None, by_digest=False, keep=False)
+        return pb.PlanRequest(convolution=convolution).SerializeToString()
+
+    def _sent(
+        self, input: AnyArray, asked: Asked | None, *, whole: bool
+    ) -> tuple[convolution_pb2.Convolution, list[memoryview]]:
+        """The header, and the tensors in their order."""
+        x, data, headers = to_array(input), list[memoryview](), list[_Headers | None]()
+        for i, item in enumerate(self.items):
+            its_headers, its_data = _headers_and_data(i, item)
+            headers.append(its_headers)
+            data += its_data if whole or not isinstance(item, HeldWeights) else ()
+        data.append(to_bytes(x))
+        gradients = None
+        if asked:
+            grad_output = to_array(asked.grad_output)
+            data.append(to_bytes(grad_output))
+            gradients = (asked.wanted, header(grad_output, "grad_output"))
+        return self._remembered(header(x, "input"), tuple(headers), gradients, by_digest=not whole, keep=True), data
+
+    def _convolution(
+        self,
+        input: Tensor,
+        headers: tuple[_Headers | None, ...],
+        asked: tuple[Wanted, Tensor] | None,
+        *,
+        by_digest: bool,
+        keep: bool,
+    ) -> convolution_pb2.Convolution:
+        layers = list(map(_layer, self.items, headers))
+        steps = parse_stack(input, layers, _common(self.parameters))
+        if asked and self.is_single and isinstance(steps[0], Geometry):
+            gradients.check(steps[0], asked[1])
+        elif asked:
+            stack_plan.check(steps, *asked)
+        messages = []
+        for item, layer in zip(self.items, layers, strict=True):
+            if isinstance(item, HeldWeights) and by_digest:
+                messages.append(convolution_pb2.Layer(digest=item.digest))
+            elif isinstance(layer, ConvolutionLayer):
+                definition = request_codec.definition_to_proto(layer)
+                kept = keep and isinstance(item, HeldWeights)
+                messages.append(convolution_pb2.Layer(definition=definition, keep=kept))
+            else:
+                messages.append(convolution_pb2.Layer(pooling=request_codec.pooling_to_proto(layer, steps[0].ndim)))
+        return request_codec.convolution_to_proto(input, messages, self.parameters, asked)
+
+
+def _common(parameters: Parameters) -> Parameters:
+    """What of a call's parameters the layers are parsed with."""
+    given: Parameters = {}
+    if "overflow" in parameters:
+        given["overflow"] = parameters["overflow"]
+    if "output_dtype" in parameters:
+        given["output_dtype"] = parameters["output_dtype"]
+    return given
+
+
+def _layer(item: Item, headers: _Headers | None) -> Layer:
+    if isinstance(item, Pool):
+        return item.parameters
+    assert headers is not None, "a convolution has weights"  # noqa: S101
+    return ConvolutionLayer(*headers, cast("Parameters", item.parameters))
+
+
+def _headers_and_data(i: int, item: Item) -> tuple[_Headers | None, list[memoryview]]:
+    if isinstance(item, Pool):
+        return None, []
+    if isinstance(item, HeldWeights):
+        return item.headers, item.data
+    if item.is_shape:
+        text = f"layers[{i}].weight is the shape {item.weight}: such a layer can be planned, not run"
+        raise InvalidConvolution(text, f"layers[{i}].weight")
+    weight, bias = to_array(item.weight), None if item.bias is None else to_array(item.bias)
+    arrays = [weight] if bias is None else [weight, bias]
+    prefix = f"layers[{i}]."
+    of_bias = None if bias is None else header(bias, f"{prefix}bias")
+    return _Headers(header(weight, f"{prefix}weight"), of_bias), list(map(to_bytes, arrays))
+
+
+def _dtype(item: Conv | HeldWeights) -> str:
+    if isinstance(item, HeldWeights):
+        return item.headers.weight.dtype
+    return "float32" if item.is_shape else header(to_array(item.weight), "weight").dtype
+
+
+def _planned_headers(i: int, item: Item, input: Tensor) -> _Headers | None:
+    """Of a layer as it is, or would be in the input's type where its shape is all there is."""
+    if not isinstance(item, Conv) or not item.is_shape:
+        return _headers_and_data(i, item)[0]
+    shape, transposed = item.weight, bool(item.parameters.get("transposed"))
+    if item.parameters.get("layout") == "channels_last":
+        shape = (*reversed(shape[-2:]), *shape[:-2])
+    channels = shape[transposed] * (item.parameters.get("groups", 1) if transposed else 1) if len(shape) > 2 else 0
+    bias = Tensor(input.dtype, (channels,)) if item.bias and channels else None
+    return _Headers(Tensor(input.dtype, item.weight), bias)

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.client.weight_files import compressed, npy, npz, one, outcome, safetensors, zipped
 
-from convolver.client._weights import DEFLATE_RATIO, WeightsError, load_weights
+from convolver.client._weights import DEFLATE_RATIO, load_weights
+from convolver.client.errors import WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from tests.client.weight_files import one, safetensors
 
 from convolver.client._stack_files import LARGEST_FILE, StackFile, load_stack
 from convolver.client._stack_layers import Conv, Pool
-from convolver.client._weights import WeightsError
+from convolver.client.errors import WeightsError
 from convolver.core.errors import InvalidConvolution
 from convolver.core.operation import Tensor
 from convolver.core.parameters import LayerParameters

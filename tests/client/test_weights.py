@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tests.client.weight_files import compressed, npz, one, outcome, safetensors
 
-from convolver.client._weights import WeightsError, load_weights
+from convolver.client._weights import load_weights
+from convolver.client.errors import WeightsError
 from convolver.core import dtypes
 
 if TYPE_CHECKING:

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from convolver.client._held_layers import HeldLayer
     from convolver.client._layers_async import AsyncLayer, AsyncStack
     from convolver.client._layers_sync import Layer, Stack
+    from convolver.client._stack_files import StackFile, load_stack
     from convolver.client._stack_layers import Conv, Pool
-    from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable, TransportError
+    from convolver.client._weights import load_weights
+    from convolver.client.errors import (
+        DeadlineExceeded,
+        NotAuthorised,
+        ServiceUnavailable,
+        TransportError,
+        WeightsError,
+    )
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
     from convolver.core.stack_plan import StackPlan
@@ -40,9 +48,13 @@ _HOMES = {
     "ServiceUnavailable": "convolver.client.errors",
     "Stack": "convolver.client._layers_sync",
     "StackAnswer": "convolver.client._answers",
+    "StackFile": "convolver.client._stack_files",
     "StackGradients": "convolver.client._answers",
     "StackPlan": "convolver.core.stack_plan",
     "TransportError": "convolver.client.errors",
+    "WeightsError": "convolver.client.errors",
+    "load_stack": "convolver.client._stack_files",
+    "load_weights": "convolver.client._weights",
 }
 
 __all__ = [
@@ -65,9 +77,13 @@ __all__ = [
     "ServiceUnavailable",
     "Stack",
     "StackAnswer",
+    "StackFile",
     "StackGradients",
     "StackPlan",
     "TransportError",
+    "WeightsError",
+    "load_stack",
+    "load_weights",
 ]
 
 

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from convolver.client.errors import WeightsError
 from convolver.core import dtypes
-from convolver.core.errors import ConvolverError, shown
+from convolver.core.errors import shown
 from convolver.core.operation import LARGEST
 
 if TYPE_CHECKING:
@@ -50,17 +51,6 @@ _SAFETENSORS: dict[str, DTypeName] = {
     "F64": "float64",
     "C64": "complex64",
 }
-
-
-class WeightsError(ConvolverError, ValueError):
-    """A file of weights cannot be read, or one of its tensors. The message starts with `path`; `tensor` is the name,
-    empty where the whole file is wrong.
-    """
-
-    def __init__(self, path: Path, reason: str, tensor: str = "") -> None:
-        where = f"tensor {shown(tensor)}: " if tensor else ""
-        super().__init__(f"{path}: {where}{reason}")
-        self.path, self.tensor = path, tensor
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:

@@ -146,6 +146,12 @@ def test_no_back_end_at_all_is_refused() -> None:
 def test_the_plan_says_who_runs_it_on_how_many_threads_at_what_cost(capability: Capability) -> None:
     made = geometry((2, 3, 16, 16), (4, 3, 3, 3))
     plan = planned(made, [capability])
-    assert (plan.backend, plan.threads) == (capability.name, capability.threads)
+    threads = 1 if capability.name == "torch:cpu" else capability.threads
+    assert (plan.backend, plan.threads) == (capability.name, threads)
     assert plan.work == plan.macs == 2 * 4 * 14 * 14 * 27
-    assert plan.workspace_bytes == cost.estimate(made, capability.name, capability.threads).workspace_bytes
+    assert plan.workspace_bytes == cost.estimate(made, capability.name, threads).workspace_bytes
+
+
+def test_a_large_sum_has_all_threads_of_torch_and_a_small_one_a_single_one() -> None:
+    small, large = geometry((1, 16, 28, 28), (16, 16, 3, 3)), geometry((1, 64, 56, 56), (64, 64, 3, 3))
+    assert [planned(each, [TORCH]).threads for each in (small, large)] == [1, TORCH.threads]

@@ -119,8 +119,8 @@ PLANNING = [
     Mutant(
         "products sent as the work",
         "plan_codec.py",
-        "        work=plan.work,\n        workspace_bytes=plan.workspace_bytes,\n        parameter_count",
-        "        work=plan.macs,\n        workspace_bytes=plan.workspace_bytes,\n        parameter_count",
+        "        work=plan.work + backward,\n",
+        "        work=plan.macs + backward,\n",
         "test_codec.py::test_the_largest_plan_that_the_contract_can_say_travels",
         "they are the same number for direct sums",
     ),

@@ -7,11 +7,15 @@ by w, and the gradient with respect to w correlates that with x (Dumoulin and Vi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 
 from convolver.core import methods
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.operation import Operation
+
+REMEMBERED = 1024
+"""Geometries whose adjoints are kept: the same are asked for by each plan and each run."""
 
 
 def source_size(geometry: Geometry) -> tuple[int, ...]:
@@ -19,6 +23,7 @@ def source_size(geometry: Geometry) -> tuple[int, ...]:
     return methods.scatter_size(geometry) if geometry.operation.transposed else geometry.padded_size
 
 
+@lru_cache(REMEMBERED)
 def correlation(geometry: Geometry) -> Geometry:
     """The forward convolution without padding, of the same products: its input is the padded input, and its output the
     output; transposed, its input is the output before cropping, and its output the input. Batch groups have become
@@ -46,6 +51,7 @@ def correlation(geometry: Geometry) -> Geometry:
     return Geometry(forward, batch, source, rows, source_size(geometry), geometry.kernel, geometry.extents, size)
 
 
+@lru_cache(REMEMBERED)
 def input_gradient(geometry: Geometry) -> Geometry:
     """The convolution of the rows of `correlation` with the weight, conjugated, that is the gradient with respect to
     the dilated input; to the padded one for padding modes that copy elements.
@@ -72,6 +78,7 @@ def has_unit_stride(op: Operation) -> bool:
     return op.transposed and all(step == 1 for step in op.stride)
 
 
+@lru_cache(REMEMBERED)
 def as_forward(backward: Geometry) -> Geometry:
     """A transposed convolution of unit stride as the forward one that it is, of the weight turned by 180 degrees with
     its channels exchanged. That is cheaper, but for its zeros around the input it is not the same where the weight is

@@ -126,7 +126,8 @@ def candidates_of(
             if algorithm == "fft":
                 refusal = _no_fft(geometry, execution, wanted) or refusal
             if refusal is None:
-                name, threads = capability.name, capability.threads
+                name = capability.name
+                threads = cost.threads_that_pay(geometry, name, capability.threads, algorithm, wanted)
                 seconds, work, workspace = cost.estimate(geometry, name, threads, algorithm, wanted)
                 yield Candidate(seconds, Plan(geometry, execution, name, algorithm, threads, work, workspace, wanted))
             elif execution.algorithm != "auto" or algorithm == "direct":

@@ -98,7 +98,8 @@ def _pooling(step: Pooling, capability: Capability, why: list[str]) -> tuple[flo
         why.append(f"{capability.name} does not compute {step.dtype}")
         return None
     held = pooling_memory.workspace_bytes(step, capability.name)
-    return cost.pooling_seconds(step, capability.name), PoolingPlan(step, capability.name, capability.threads, held)
+    threads = cost.pooling_threads_that_pay(step, capability.name, capability.threads)
+    return cost.pooling_seconds(step, capability.name), PoolingPlan(step, capability.name, threads, held)
 
 
 def _planned(layers: tuple[LayerPlan, ...], execution: Execution, wanted: Wanted | None) -> StackPlan:

@@ -88,6 +88,12 @@ POOLED_SECONDS = {"reference": 1.5e-9, "torch:cpu": 1e-9, "torch:cuda": 2e-11}
 """For each element that a window of a pooling reads."""
 
 
+ALONE_SECONDS = 8e-4
+"""Up to so many of one core's seconds a second thread of torch's costs more than it computes: it sleeps between calls
+(docs/decisions/0007-threads-must-not-spin.md), and waking it takes some 200 us.
+"""
+
+
 class Estimate(NamedTuple):
     """Seconds, multiply-accumulates, and bytes beside input, weight and output."""
 
@@ -117,6 +123,22 @@ def estimate(
     seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
     on_cpu = threads if kind == "torch:cpu" else 1
     return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, on_cpu))
+
+
+def threads_that_pay(
+    geometry: Geometry, backend: str, threads: int, algorithm: ChosenAlgorithm, wanted: Wanted | None = None
+) -> int:
+    """How many of the back end's threads a convolution, or its gradients, should have."""
+    if backend != "torch:cpu" or algorithm == "fft":
+        return threads
+    alone = estimate(geometry, backend, 1, algorithm, wanted).seconds - OVERHEAD[backend]
+    return 1 if alone < ALONE_SECONDS else threads
+
+
+def pooling_threads_that_pay(pooling: Pooling, backend: str, threads: int) -> int:
+    """The same for a pooling."""
+    few = backend == "torch:cpu" and pooling.work * POOLED_SECONDS[backend] < ALONE_SECONDS
+    return 1 if few else threads
 
 
 def pooling_seconds(pooling: Pooling, backend: str) -> float:
@@ -179,7 +201,7 @@ def _moving_seconds(geometry: Geometry) -> float:
         landed = geometry.batch * prod(geometry.input_size) * geometry.out_channels * prod(geometry.kernel)
         return landed * SCATTERED_SECONDS
     padded = prod(op.canonical_input[:2]) * prod(geometry.padded_size) if methods.needs_padded_copy(geometry) else 0
-    if kind == "pointwise":
+    if kind in ("pointwise", "linear"):
         return padded * PADDED_SECONDS + (prod(op.input_shape) + prod(geometry.canonical_output)) * STREAMED_SECONDS
     if kind == "ordered":
         return padded * PADDED_SECONDS + geometry.macs * ORDERED_SECONDS
@@ -198,6 +220,8 @@ def _torch_seconds(geometry: Geometry, threads: int) -> float:
     """On the CPU; complex numbers are three real convolutions."""
     wide, op = geometry.operation.accumulator, geometry.operation
     times = 3 if wide.kind == "complex" else 1
+    if methods.is_linear(geometry):
+        return times * geometry.macs / (TORCH_MACS_PER_SECOND * threads)
     if wide.name in ("float64", "complex128") or _passes_onednn_by(geometry):
         return times * _columns_seconds(geometry, threads, "float32" if wide.bits == 24 else "float64")
     if geometry.channels_per_group == 1 and op.groups > 1 and max(*op.pad_begin, *op.pad_end) > 6:

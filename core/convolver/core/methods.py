@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from convolver.core import dtypes
 from convolver.core.geometry import Geometry
 
-Method = Literal["pointwise", "ordered", "shift", "gemm", "scatter"]
+Method = Literal["linear", "pointwise", "ordered", "shift", "gemm", "scatter"]
 
 COLUMNS_BYTES = 1 << 20
 """Columns of im2col, or products of a transposed convolution, that stand in memory at one time: about a second-level
@@ -55,21 +55,32 @@ class Columns(NamedTuple):
 
 
 def method(geometry: Geometry) -> Method:
-    """scatter: a product per kernel offset, added where it belongs (transposed). pointwise: one matrix product. gemm:
-    im2col in blocks, then a matrix product (Chellapilla et al., 2006). shift: the same without the kernel's first
-    dimension, and a product for each offset along that, for few kernels: copies less and adds more (MEC: Cho and
-    Brand, 2017). ordered: a multiply-add for each kernel element in their order, for doubles of one channel: so a plain
-    loop adds, and SciPy's ndimage, which cuts fractions off, is met to the last bit.
+    """scatter: a product per kernel offset, added where it belongs (transposed). linear: one matrix product of all
+    items, where the kernel spans the input. pointwise: one matrix product for each item. gemm: im2col in blocks, then a
+    matrix product (Chellapilla et al., 2006). shift: the same without the kernel's first dimension, and a product for
+    each offset along that, for few kernels: copies less and adds more (MEC: Cho and Brand, 2017). ordered: a
+    multiply-add for each kernel element in their order, for doubles of one channel: so a plain loop adds, and SciPy's
+    ndimage, which cuts fractions off, is met to the last bit.
     """
     op, kernels = geometry.operation, kernels_per_group(geometry)
     if op.transposed:
         return "scatter"
+    if is_linear(geometry):
+        return "linear"
     if all(k == 1 for k in geometry.kernel) and all(s == 1 for s in op.stride):
         return "pointwise"
     if op.dtype == op.output_dtype == "float64" and geometry.channels_per_group == kernels == 1:
         return "ordered"
     few = kernels <= min(MOST_SHIFTED, 2 * geometry.channels_per_group)
     return "shift" if few and geometry.ndim > 1 and geometry.kernel[0] > 1 and op.stride[0] == 1 else "gemm"
+
+
+def is_linear(geometry: Geometry) -> bool:
+    """Whether the kernel spans the input and meets it once: what neural networks call a fully connected layer."""
+    op = geometry.operation
+    plain = not (op.transposed or needs_padded_copy(geometry)) and geometry.kernel == geometry.input_size
+    alone = op.groups == op.batch_groups == 1 and max(geometry.in_channels, geometry.out_channels) > 1
+    return plain and alone and geometry.extents == geometry.kernel
 
 
 def kernels_per_group(geometry: Geometry) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from convolver.core import cost, pooling_memory
+from convolver.core import gradients, pooling_memory
+from convolver.core.gradients import Wanted
+from convolver.core.operation import Tensor
 from convolver.core.plan import Plan
 from convolver.core.stack_plan import LayerPlan, StackPlan, runs_forward, tensor_bytes
 
@@ -27,11 +29,36 @@ def _forward_bytes(layers: Sequence[LayerPlan]) -> int:
 
 
 def _gradient_bytes(plan: StackPlan) -> int:
-    """What the forward run leaves, and the most that a layer takes beside it, forward or backward."""
-    layers = [(i, layer) for i, layer in enumerate(plan.layers) if runs_forward(plan, i)]
-    kept = sum(_sums_bytes(layer) + tensor_bytes(layer.output) for _, layer in layers)
-    forward = max((layer.workspace_bytes for _, layer in layers), default=0)
-    return kept + max(forward, *(_backward_bytes(plan, i) for i in range(len(plan.layers))))
+    """The most that stands at one time: on the way forward, what each layer leaves for its gradients; on the way back,
+    where layer after layer drops that again, what computes them. grad_output and grad_input are not counted.
+    """
+    kept, most, last = [0], 0, len(plan.layers) - 1
+    for i, layer in enumerate(plan.layers):
+        if runs_forward(plan, i):
+            ends = _between(layer.input, i > 0) + tensor_bytes(layer.output)
+            most = max(most, kept[-1] + ends + _sums_bytes(layer) + layer.workspace_bytes)
+        kept.append(kept[-1] + _kept_bytes(plan, i))
+    for i, layer in enumerate(plan.layers):
+        ends = _between(layer.input, i > 0) + _between(layer.output, i < last)
+        most = max(most, kept[i + 1] + ends + _backward_bytes(plan, i))
+    return most
+
+
+def _between(tensor: Tensor, inside: bool) -> int:  # noqa: FBT001 - whether it is the stack's own or between layers
+    return tensor_bytes(tensor) if inside else 0
+
+
+def _kept_bytes(plan: StackPlan, i: int) -> int:
+    """What the forward run leaves for layer i's gradients: its input, and what its activation was applied to."""
+    layer, wanted = plan.layers[i], plan.wanted_of(i)
+    if wanted is None:
+        return 0
+    return _between(layer.input, i > 0 and reads_input(layer, wanted)) + _sums_bytes(layer)
+
+
+def reads_input(layer: LayerPlan, wanted: Wanted) -> bool:
+    """Whether one of the gradients wanted of a layer is computed from its input."""
+    return wanted.weight if isinstance(layer, Plan) else layer.pooling.kind == "max"
 
 
 def _sums_bytes(layer: LayerPlan) -> int:
@@ -42,12 +69,13 @@ def _sums_bytes(layer: LayerPlan) -> int:
 
 
 def _backward_bytes(plan: StackPlan, i: int) -> int:
-    """The gradients at both ends of the layer, that of what its activation was applied to, and what computes them."""
+    """What computes layer i's gradients. torch's autograd has three tensors of an activation, and its result."""
     layer, wanted = plan.layers[i], plan.wanted_of(i)
     if wanted is None:
         return 0
-    ends = tensor_bytes(layer.output) + tensor_bytes(layer.input) * wanted.input
     if not isinstance(layer, Plan):
-        return ends + pooling_memory.gradient_workspace_bytes(layer.pooling, layer.backend)
-    found = cost.estimate(layer.geometry, layer.backend, layer.threads, "direct", wanted)
-    return ends + 2 * _sums_bytes(layer) + found.workspace_bytes
+        return pooling_memory.gradient_workspace_bytes(layer.pooling, layer.backend)
+    sums = _sums_bytes(layer)
+    if layer.backend == "reference":
+        return sums + max(sums, gradients.workspace_bytes(layer.geometry, wanted))
+    return sums + max(3 * sums, gradients.torch_workspace_bytes(layer.geometry, wanted, layer.threads))

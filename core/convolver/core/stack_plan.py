@@ -89,6 +89,11 @@ class StackPlan:
         return self.layers[0].backend
 
     @property
+    def threads(self) -> int:
+        """The most that a layer uses."""
+        return max(layer.threads for layer in self.layers)
+
+    @property
     def dtype(self) -> str:
         """The type of the input, and of all that goes from layer to layer."""
         return self.input.dtype

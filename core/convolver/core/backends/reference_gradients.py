@@ -33,6 +33,7 @@ from convolver.core.backends.integers import _rounded
 from convolver.core.backends.sums import summed
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.gradients import Wanted, outputs
+from convolver.core.methods import is_linear
 from convolver.core.operation import Operation
 
 Positions = NDArray[np.intp]
@@ -102,6 +103,9 @@ def _input(geometry: Geometry, w: Array, g: Array) -> Array:
     op, backward = geometry.operation, input_gradient(geometry)
     if not prod(op.canonical_input):
         return np.empty(op.canonical_input, g.dtype)
+    if is_linear(geometry):
+        through: Array = g.reshape(len(g), -1) @ w.conj().reshape(len(w), -1)
+        return through.reshape(op.canonical_input)
     if has_unit_stride(backward.operation) and np.isfinite(w).all():
         w = turned(backward.operation.groups, w)
         backward = as_forward(backward)
@@ -180,6 +184,9 @@ def _weight(geometry: Geometry, x: Array, g: Array) -> Array:
     windows of the source that they meet.
     """
     op, made = geometry.operation, correlation(geometry)
+    if is_linear(geometry):
+        products: Array = g.reshape(len(g), -1).T @ x.conj().reshape(len(x), -1)
+        return products.reshape(made.operation.weight_shape)
     if op.transposed:
         return _summed_over(made, g, x)
     split = x.reshape(op.batch_groups, made.batch, *x.shape[1:]).swapaxes(0, 1)

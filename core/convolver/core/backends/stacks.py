@@ -19,6 +19,7 @@ from convolver.core.gradients import Wanted
 from convolver.core.operation import Operation
 from convolver.core.plan import Plan
 from convolver.core.pooling import Pooling
+from convolver.core.stack_memory import reads_input
 from convolver.core.stack_plan import LayerPlan, PoolingPlan, StackPlan, runs_forward
 
 Tensor = Any
@@ -116,18 +117,13 @@ def _forward(steps: Steps, plan: StackPlan, weights: Sequence[LayerWeight], x: T
     """What each layer's gradients need of it. The last one's output is not computed."""
     for i, (layer, given) in enumerate(zip(plan.layers, weights, strict=True)):
         wanted = plan.wanted_of(i)
-        needed = wanted is not None and _reads_input(layer, wanted)
+        needed = wanted is not None and reads_input(layer, wanted)
         sums, before = None, x
         if i < len(plan.layers) - 1:
             sums, x = _recorded(steps, layer, given, x)
         elif isinstance(layer, Plan) and runs_forward(plan, i):
             sums = steps.sums(layer, _required(given).prepared(layer), x)
         yield _Kept(before if needed else None, sums if wanted else None)
-
-
-def _reads_input(layer: LayerPlan, wanted: Wanted) -> bool:
-    """Whether one of these gradients is computed from the layer's input."""
-    return layer.pooling.kind == "max" if isinstance(layer, PoolingPlan) else wanted.weight
 
 
 def _recorded(steps: Steps, layer: LayerPlan, given: LayerWeight, x: Tensor) -> tuple[Tensor | None, Tensor]:

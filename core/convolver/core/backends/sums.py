@@ -23,6 +23,13 @@ def summed(geometry: Geometry, x: Array, w: Array) -> Array:
     return _METHODS[methods.method(geometry)](geometry, x, w)
 
 
+def linear(geometry: Geometry, x: Array, w: Array) -> Array:
+    """A kernel that spans the input: a matrix product (N, C * prod(K)) with (C * prod(K), O)."""
+    out = np.empty(geometry.canonical_output, x.dtype)
+    np.matmul(x.reshape(len(x), -1), w.reshape(len(w), -1).T, out=out.reshape(len(x), len(w)))
+    return out
+
+
 def pointwise(geometry: Geometry, x: Array, w: Array) -> Array:
     """A kernel of one element: per group one matrix product of (O/g, C/g) with (C/g, positions)."""
     groups, batch = geometry.operation.groups, geometry.output_batch
@@ -162,4 +169,11 @@ def _blocks(sizes: Sequence[int], totals: Sequence[int]) -> Iterator[tuple[slice
         yield tuple(slice(a, min(a + size, total)) for a, size, total in zip(at, sizes, totals, strict=True))
 
 
-_METHODS = {"pointwise": pointwise, "ordered": ordered, "shift": gemm, "gemm": gemm, "scatter": scatter}
+_METHODS = {
+    "linear": linear,
+    "pointwise": pointwise,
+    "ordered": ordered,
+    "shift": gemm,
+    "gemm": gemm,
+    "scatter": scatter,
+}

@@ -52,6 +52,11 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+with warnings.catch_warnings():  # once and for all: inputs from the wire cannot be written to, and never are
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
+
+
 def devices() -> list[str]:
     """The CPU, then each CUDA device."""
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -121,6 +126,7 @@ class TorchBackend:
     ) -> Outcome:
         """What `compute` makes of the operands on the device, which go there once and whose results come back once."""
         start = time.perf_counter()
+        torch.set_num_threads(plan.threads)  # of this thread alone
         tensors = [None if array is None else _tensor(array, dtype).to(self._device) for array, dtype in operands]
         self._finish()
         sent = time.perf_counter()
@@ -159,11 +165,7 @@ def _tensor(array: Array, dtype: str) -> torch.Tensor:
     if astray or any(stride < 0 for stride in native.strides):
         native = native.copy()
     native = native if dtype not in _BITS else native.view(_BITS[dtype])
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "The given NumPy array is not writable"
-        )  # inputs from the wire are not, and are never written to
-        tensor = torch.from_numpy(native)
+    tensor = torch.from_numpy(native)
     return tensor if dtype not in _BITS else tensor.view(getattr(torch, dtype))
 
 
@@ -188,6 +190,7 @@ def _switches(execution: Execution) -> AbstractContextManager[None]:
 
 
 def _sums(plan: Plan, prepared: Prepared, x: torch.Tensor) -> torch.Tensor:
+    torch.set_num_threads(plan.threads)
     x = canonical_input(plan.operation, x).to(getattr(torch, plan.operation.accumulator.name))
     return convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
 
@@ -216,10 +219,16 @@ def _gradients(
 
 
 def _activation_gradient(op: Operation, sums: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """By autograd, also in inference mode."""
+    """By torch's own function where it has a simple one, else by autograd, also in inference mode."""
+    x, g, aten = in_layout(op, sums), grad.to(sums.dtype), torch.ops.aten
+    if op.activation == "relu":
+        return aten.threshold_backward(g, x, 0)  # type: ignore[no-any-return]  # a tensor
+    if op.activation in ("sigmoid", "tanh"):
+        y = _ACTIVATIONS[op.activation](x)
+        return (aten.sigmoid_backward if op.activation == "sigmoid" else aten.tanh_backward)(g, y)  # type: ignore[no-any-return]  # a tensor
     with torch.inference_mode(mode=False), torch.enable_grad():
-        leaf = in_layout(op, sums).clamp(-FLAT, FLAT).requires_grad_()
-        [gradient] = torch.autograd.grad(_ACTIVATIONS[op.activation](leaf), leaf, grad.to(leaf.dtype))
+        leaf = x.clamp(-FLAT, FLAT).requires_grad_()
+        [gradient] = torch.autograd.grad(_ACTIVATIONS[op.activation](leaf), leaf, g)
     return gradient
 
 

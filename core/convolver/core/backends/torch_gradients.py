@@ -19,6 +19,7 @@ from convolver.core.backends.reference_gradients import borders, copied_from, gi
 from convolver.core.backends.torch_sums import canonical_input, convolved, in_layout, padded
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.gradients import Wanted, outputs
+from convolver.core.methods import is_linear
 from convolver.core.operation import Operation
 
 
@@ -50,7 +51,7 @@ def _linear(
     if wanted.input:
         grads["grad_input"] = in_layout(op, _input(geometry, _canonical_weight(op, _wide(op, given(w, "weight"))), g))
     if wanted.weight:
-        grads["grad_weight"] = _weight_in_layout(
+        grads["grad_weight"] = weight_in_layout(
             op, _weight(geometry, canonical_input(op, _wide(op, given(x, "input"))), g)
         )
     return grads
@@ -70,7 +71,7 @@ def _canonical_weight(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.flip(tuple(range(2, tensor.ndim))) if op.flip else tensor
 
 
-def _weight_in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
+def weight_in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
     """The inverse of _canonical_weight, contiguous."""
     tensor = canonical.flip(tuple(range(2, canonical.ndim))) if op.flip else canonical
     tensor = tensor if op.layout == "channels_first" else tensor.permute(*range(2, tensor.ndim), 1, 0)
@@ -84,6 +85,8 @@ def _input(geometry: Geometry, w: torch.Tensor, g: torch.Tensor) -> torch.Tensor
     op = geometry.operation
     if not prod(op.canonical_input):
         return g.new_empty(op.canonical_input)
+    if is_linear(geometry):
+        return (g.flatten(1) @ torch.conj_physical(w).flatten(1)).view(op.canonical_input)
     backward = input_gradient(geometry)
     if has_unit_stride(backward.operation) and w.isfinite().all():
         w = _turned(backward.operation.groups, w)
@@ -145,6 +148,8 @@ def _window(tensor: torch.Tensor, begins: tuple[int, ...], sizes: tuple[int, ...
 def _weight(geometry: Geometry, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     """(O, C/groups, *K), transposed (C, O/groups, *K)."""
     op, made = geometry.operation, correlation(geometry)
+    if is_linear(geometry):
+        return (g.flatten(1).T @ torch.conj_physical(x).flatten(1)).view(made.operation.weight_shape)
     if op.transposed:
         return _correlated(made, g, x, (0,) * geometry.ndim)
     source, padding = padded(geometry, x)

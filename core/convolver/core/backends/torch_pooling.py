@@ -25,6 +25,9 @@ _ADAPTIVE: dict[int, Callable[..., torch.Tensor]] = {
 _ALONE = (1, 0, 1)
 """Kernel, padding and stride of a dimension that is left as it is."""
 
+LARGEST_DIVISOR = 2**24
+"""Elements of a window that each type which torch pools in holds exactly."""
+
 LARGEST_E4M3FN = 464.0
 """What still rounds to 448, the largest that float8_e4m3fn holds."""
 
@@ -37,14 +40,40 @@ def pool(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
 
 
 def pool_gradient(pooling: Pooling, x: torch.Tensor | None, grad: torch.Tensor) -> torch.Tensor:
-    """The gradient with respect to x, of the input's dtype, given that with respect to the output, by autograd; also
-    in inference mode. A mean's does not read x.
+    """The gradient with respect to x, of the input's dtype, given that with respect to the output; also in inference
+    mode. A mean's does not read x.
     """
+    if pooling.kind == "average" and pooling.ndim < 3 and not grad.is_complex():
+        return rounded(compact(_spread(pooling, _wide(pooling, grad))), pooling.dtype)
+    return rounded(compact(_by_autograd(pooling, x, grad)), pooling.dtype)
+
+
+def _by_autograd(pooling: Pooling, x: torch.Tensor | None, grad: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(mode=False), torch.enable_grad():
         wide = _wide(pooling, grad.new_zeros(pooling.input_shape) if x is None else x)
         leaf = (wide.clone() if wide.is_inference() else wide.detach()).requires_grad_()
         [gradient] = torch.autograd.grad(_pooled(pooling, leaf), leaf, _wide(pooling, grad))
-    return rounded(compact(gradient), pooling.dtype)
+    return gradient
+
+
+def _spread(pooling: Pooling, grad: torch.Tensor) -> torch.Tensor:
+    """A mean's gradient in one or two dimensions, by torch's own, which computes no mean before."""
+    batched = grad if pooling.batched else grad[None]
+    canonical = batched if pooling.layout == "channels_first" else batched.movedim(-1, 1)
+    window = [*zip(*trimmed(pooling), pooling.stride, strict=True)]
+    divisor = prod(pooling.kernel)
+    if pooling.ndim == 1:
+        canonical, window = canonical.unsqueeze(2), [_ALONE, *window]
+    kernel, padding, stride = zip(*window, strict=True)
+    shape = (*canonical.shape[:2], *(1,) * (2 - pooling.ndim), *pooling.input_size)
+    shape_alone = canonical.new_empty(1).expand(shape)
+    named = {"ceil_mode": False, "count_include_pad": True, "divisor_override": divisor}
+    spread: torch.Tensor = torch.ops.aten.avg_pool2d_backward(
+        canonical.contiguous(), shape_alone, kernel, stride, padding, **named
+    )
+    spread = spread.squeeze(2) if pooling.ndim == 1 else spread
+    spread = spread if pooling.layout == "channels_first" else spread.movedim(1, -1)
+    return spread if pooling.batched else spread[0]
 
 
 def rounded(y: torch.Tensor, dtype: DTypeName) -> torch.Tensor:
@@ -74,7 +103,10 @@ def _pooled(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
 def _real(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
     """(N, C, *S) to (N, C, *output_size). One dimension is pooled as two, as torch does it."""
     if pooling.kind == "average":
-        return _summed(pooling, x) / float(prod(pooling.kernel))
+        elements = prod(pooling.kernel)
+        if elements > LARGEST_DIVISOR:
+            return _averaged(pooling, x, 1) / float(elements)
+        return _averaged(pooling, x, elements)
     if pooling.kind == "adaptive_average":
         return _ADAPTIVE[pooling.ndim](x, pooling.output_size)
     window = [*zip(*trimmed(pooling), pooling.stride, pooling.dilation, strict=True)]
@@ -87,23 +119,23 @@ def _real(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
     return y.squeeze(2) if pooling.ndim == 1 else y
 
 
-def _summed(pooling: Pooling, x: torch.Tensor) -> torch.Tensor:
-    """The windows' sums, of three dimensions first along the last two: torch's avg_pool3d refuses windows larger than
-    the input before it is padded.
+def _averaged(pooling: Pooling, x: torch.Tensor, divisor: int) -> torch.Tensor:
+    """The windows' sums, divided; of three dimensions first along the last two: torch's avg_pool3d refuses windows
+    larger than the input before it is padded.
     """
     window = [*zip(*trimmed(pooling), pooling.stride, strict=True)]
     if pooling.ndim == 1:
-        return _planes(x.unsqueeze(2), _ALONE, window[0]).squeeze(2)
+        return _planes(x.unsqueeze(2), divisor, _ALONE, window[0]).squeeze(2)
     if pooling.ndim == 2:
-        return _planes(x, *window)
-    planes = _planes(x.flatten(1, 2), *window[1:])
+        return _planes(x, divisor, *window)
+    planes = _planes(x.flatten(1, 2), 1, *window[1:])
     columns = planes.reshape(*x.shape[:3], prod(pooling.output_size[1:]))
-    return _planes(columns, window[0], _ALONE).reshape(*x.shape[:2], *pooling.output_size)
+    return _planes(columns, divisor, window[0], _ALONE).reshape(*x.shape[:2], *pooling.output_size)
 
 
-def _planes(x: torch.Tensor, *window: tuple[int, int, int]) -> torch.Tensor:
+def _planes(x: torch.Tensor, divisor: int, *window: tuple[int, int, int]) -> torch.Tensor:
     kernel, padding, stride = zip(*window, strict=True)
-    return F.avg_pool2d(x, kernel, stride, padding, divisor_override=1)
+    return F.avg_pool2d(x, kernel, stride, padding, divisor_override=divisor)
 
 
 def trimmed(pooling: Pooling) -> tuple[list[int], list[int]]:

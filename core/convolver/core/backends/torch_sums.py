@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from convolver.core.backends import Prepared, last
 from convolver.core.backends.arrays import source_positions
 from convolver.core.geometry import Geometry, dilated
+from convolver.core.methods import is_linear
 from convolver.core.operation import Operation
 
 _FORWARD: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -46,6 +47,8 @@ def convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.
         return x.new_empty(geometry.canonical_output)
     if op.transposed:
         return _transposed(geometry, x, prepared)
+    if is_linear(geometry):
+        return F.linear(x.flatten(1), prepared.weight.flatten(1), prepared.bias).view(geometry.canonical_output)
     x, padding = padded(geometry, x)
     groups = op.groups
     if op.batch_groups > 1:

@@ -30,7 +30,6 @@ from convolver.v1 import layer_service_pb2, shared_memory_service_pb2, tensor_pb
 from convolver.v1.convolution_service_pb2_grpc import ConvolutionServiceStub
 
 if TYPE_CHECKING:
-
     from convolver.v1.convolution_pb2 import Convolution
 
 LAYERS = "convolver.v1.LayerService"

@@ -75,9 +75,7 @@ class Engine:
             Unsupported: no back end that may be used can do it, or this version cannot.
             LimitExceeded: it can never fit this server.
         """
-        convolution = read_convolution(raw)
-        sources_of(convolution, raw)
-        return self._plan(convolution)
+        return self.accept(raw).plan
 
     def accept(self, raw: bytes) -> Job:
         """A request that can run, decided from its header alone. Raises as `plan` does."""
@@ -179,8 +177,9 @@ class Engine:
         if plan.wanted:
             return backend.stack_gradients(plan, weights, arrays["input"], arrays["grad_output"])
         for i, layer in plan.convolutions:
-            if layer.algorithm == "fft":
-                operands = {f"layers[{i}].weight": weights[i].weight} | ({} if i else {"input": arrays["input"]})
+            own = weights[i]
+            if layer.algorithm == "fft" and own:
+                operands = {f"layers[{i}].weight": own.weight} | ({} if i else {"input": arrays["input"]})
                 self._replan_unless_finite(job, operands)
         try:
             return backend.run_stack(plan, weights, arrays["input"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convolver.core import codec
+from convolver.core.digest import checked_digest
 from convolver.core.errors import InvalidConvolution, Unsupported
 from convolver.core.plan import Plan
 from convolver.core.tensors import Sourced
@@ -49,12 +50,13 @@ class Job:
 
     @property
     def unneeded(self) -> Container[str]:
-        """Tensors whose values make no difference."""
+        """Tensors whose values make no difference, be it to what is kept."""
         if not isinstance(self.plan, Plan) or self.plan.wanted is None:
             return ()
         wanted = self.plan.wanted
         needed = {"weight": wanted.input, "input": wanted.weight, "bias": False}
-        return {name for name, is_needed in needed.items() if not is_needed}
+        kept = {name for source in self.sources if source and source.kept for name in (source.weight, source.bias)}
+        return {name for name, is_needed in needed.items() if not is_needed} - kept
 
 
 def read_convolution(raw: bytes) -> pb.Convolution:
@@ -69,7 +71,9 @@ def read_convolution(raw: bytes) -> pb.Convolution:
 
 
 def sources_of(convolution: pb.Convolution, raw: bytes) -> tuple[Source | None, ...]:
-    """For each layer the source of its weights. Raises InvalidConvolution for `keep` where it has no meaning."""
+    """For each layer the source of its weights. Raises InvalidConvolution for what is no digest, and for `keep` where
+    it has no meaning.
+    """
     sent: Sequence[memoryview] = ()
     if any(layer.keep for layer in convolution.layers):
         _, sent = split(raw, _LAYERS)
@@ -79,14 +83,14 @@ def sources_of(convolution: pb.Convolution, raw: bytes) -> tuple[Source | None, 
 
 def _source(i: int, layer: pb.Layer, sent: Sequence[memoryview], *, alone: bool) -> Source | None:
     kind = layer.WhichOneof("kind")
-    if layer.keep and kind != "definition":
+    if layer.keep and kind in ("pooling", "digest"):
         raise InvalidConvolution(
             f"layers[{i}] asks to keep a {kind}, but definitions alone are kept", f"layers[{i}].keep"
         )
-    if kind == "pooling":
+    if kind in ("pooling", None):  # what is of no kind is refused with its plan
         return None
     if kind == "digest":
-        return Source(layer.digest)
+        return Source(checked_digest(layer.digest, f"layers[{i}].digest"))
     prefix = "" if alone else f"layers[{i}]."
     bias = f"{prefix}bias" if layer.definition.HasField("bias") else ""
     return Source("", f"{prefix}weight", bias, _as_sent(i, sent[i]) if layer.keep else b"")

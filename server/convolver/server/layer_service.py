@@ -87,8 +87,8 @@ class LayerService:
         return join(header, [_encoded(layer) for layer in page], field=1, filler=None)
 
     async def delete_layer(self, request: bytes, _context: _Context) -> bytes:
-        """Lets go of a layer; in a thread, since the system takes its time to take gigabytes back."""
-        await asyncio.to_thread(self._layers.delete, _known(pb.DeleteLayerRequest, request).digest)
+        """Lets go of a layer."""
+        self._layers.delete(_known(pb.DeleteLayerRequest, request).digest)
         return pb.DeleteLayerResponse().SerializeToString()
 
     def _begun(

@@ -129,16 +129,13 @@ class LayerStore:
             if digest in self._held:  # another thread was faster
                 return self._use(self._held[digest])
             self._held[digest] = layer
-            evicted = self._grow(layer, layer.bytes)
-            self._use(layer)
-        del evicted  # gigabytes take their time to be freed: not under the lock
-        return layer
+            self._grow(layer, layer.bytes)
+            return self._use(layer)
 
     def delete(self, digest: str) -> None:
         """Lets go of the layer. Raises UnknownLayer, and InvalidConvolution for what is no digest."""
         with self._lock:
-            layer = self._found(digest)
-            self._drop(layer)
+            self._drop(self._found(digest))
             self._show()
 
     def prepared(self, layer: HeldLayer, key: Hashable, make: Callable[[], tuple[Prepared, int]]) -> Prepared:
@@ -150,8 +147,8 @@ class LayerStore:
         with self._lock:
             if key in layer.forms:  # another thread was faster
                 return layer.forms[key].prepared
-            dropped = self._keep(layer, key, form) if self._held.get(layer.digest) is layer else []
-        del dropped  # as in put
+            if self._held.get(layer.digest) is layer and layer.bytes + form.bytes <= self._budget:
+                self._keep(layer, key, form)
         return form.prepared
 
     def _form(self, layer: HeldLayer, key: Hashable) -> Prepared | None:
@@ -161,15 +158,11 @@ class LayerStore:
             layer.forms.move_to_end(key)
             return layer.forms[key].prepared
 
-    def _keep(self, layer: HeldLayer, key: Hashable, form: Form) -> list[object]:
-        """Keeps a form of a layer that is held, if both fit the store; returns what had to go for it."""
-        if layer.bytes + form.bytes > self._budget:
-            return []
-        oldest = [layer.forms.popitem(last=False)[1]] if len(layer.forms) == MOST_FORMS else []
+    def _keep(self, layer: HeldLayer, key: Hashable, form: Form) -> None:
+        oldest = layer.forms.popitem(last=False)[1].bytes if len(layer.forms) == MOST_FORMS else 0
         layer.forms[key] = form
-        growth = form.bytes - sum(other.bytes for other in oldest)
-        layer.bytes += growth
-        return [*oldest, *self._grow(layer, growth)]
+        layer.bytes += form.bytes - oldest
+        self._grow(layer, form.bytes - oldest)
 
     def _found(self, digest: str) -> HeldLayer:
         layer = self._held.get(checked_digest(digest))
@@ -182,17 +175,13 @@ class LayerStore:
         layer.use, layer.used = next(self._uses), time.monotonic()
         return layer
 
-    def _grow(self, layer: HeldLayer, size: int) -> list[HeldLayer]:
-        """Counts bytes of a layer that is held, and evicts others, which it returns, until all that stay fit."""
+    def _grow(self, layer: HeldLayer, size: int) -> None:
+        """Counts bytes of a layer that is held, and evicts others until all that stay fit."""
         self.bytes += size
-        evicted = []
         while self.bytes > self._budget or len(self._held) > MOST_LAYERS:
-            oldest = next(other for other in self._held.values() if other is not layer)
-            self._drop(oldest)
-            evicted.append(oldest)
-        metrics.LAYERS_EVICTED.inc(len(evicted))
+            self._drop(next(other for other in self._held.values() if other is not layer))
+            metrics.LAYERS_EVICTED.inc()
         self._show()
-        return evicted
 
     def _drop(self, layer: HeldLayer) -> None:
         del self._held[layer.digest]

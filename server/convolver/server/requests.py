@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -59,8 +60,10 @@ class Requests:
         """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
         and `envelope` makes the answer's header of its result. Raises what the engine raises.
         """
-        accept = self._remembered if len(convolution) <= LONGEST_REMEMBERED else self._accepted
-        accepted = accept(convolution)
+        if len(convolution) <= LONGEST_REMEMBERED:
+            accepted = self._remembered(convolution)
+        else:  # a thousand layers take a second to plan, and meanwhile health has to be answered
+            accepted = await asyncio.to_thread(self._accepted, convolution)
         held = self._engine.hold(accepted.job)
         arrived = Arrived(received, time.perf_counter())
         try:

@@ -4,6 +4,7 @@ is wrong with a message is answered by the one table of errors.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from functools import cache
@@ -71,8 +72,11 @@ class ConvolutionService:
     async def plan(self, request: bytes, _context: _Context) -> bytes:
         """What `convolve` would do."""
         _, convolution = taken_out(request, _CONVOLUTION)
-        plan = self._engine.plan(convolution)
-        return pb.PlanResponse(plan=plan_codec.plan_to_proto(plan)).SerializeToString()
+        return await asyncio.to_thread(self._planned, convolution)  # for a thousand layers it takes a second
+
+    def _planned(self, convolution: bytes) -> bytes:
+        plan = plan_codec.plan_to_proto(self._engine.plan(convolution))
+        return pb.PlanResponse(plan=plan).SerializeToString()
 
     async def get_info(self, request: bytes, _context: _Context) -> bytes:
         """What this server is and may."""

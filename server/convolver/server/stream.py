@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,27 +49,39 @@ class ConvolveStream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, messages: AsyncIterator[bytes]) -> None:
-        """Answers until the caller has no more, or the server drains: then what was taken is finished, and the call
-        ends with UNAVAILABLE. Raises InvalidConvolution for a message that is none, to whose id nothing can be
-        answered.
+        """Answers until the caller has no more, or the server drains: then the call ends with UNAVAILABLE. Raises
+        InvalidConvolution for a message that is none, to whose id nothing can be answered. What was taken before is
+        answered first.
         """
         try:
-            drained = await self._calls.unless_draining(self._take(messages))
-            await self._finish()
+            drained = await self._all(messages)
         finally:
             for task in self._tasks:  # the call has ended
                 task.cancel()
         if drained:
             await self._context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining: try another")
 
+    async def _all(self, messages: AsyncIterator[bytes]) -> bool:
+        """Takes requests and finishes them; whether it was drained."""
+        try:
+            drained = await self._calls.unless_draining(self._take(messages))
+        except Exception:
+            await self._finish()  # gRPC never ends a call one of whose writes was cancelled
+            raise
+        await self._finish()
+        return drained
+
     async def _take(self, messages: AsyncIterator[bytes]) -> None:
-        async for message in messages:
+        while True:
+            await self._window.acquire()
+            message = await anext(messages, None)
+            if message is None:
+                return
             received = time.perf_counter()
             metrics.RECEIVED_BYTES.inc(len(message))
             header, entries = split(message)
             rest, convolution = taken_out(header, _CONVOLUTION)
             request = read(pb.ConvolveStreamRequest, rest)
-            await self._window.acquire()
             task = asyncio.create_task(self._answer(request, convolution, entries, received))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -84,9 +97,10 @@ class ConvolveStream:
         try:
             answer = await self._outcome(request, convolution, entries, received)
             del entries
-            async with self._writing:
-                await self._context.write(answer)
-            metrics.SENT_BYTES.inc(len(answer))
+            with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call
+                async with self._writing:
+                    await self._context.write(answer)
+                metrics.SENT_BYTES.inc(len(answer))
         finally:
             self._window.release()
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from examples import lenet
 
 from benchmarks import echo
 from benchmarks._measure import RESULTS, Table, duration, interleave, machine, medians, write
 from benchmarks.remote import child
 from convolver.client import Client
-from examples import lenet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,53 +11,108 @@ from typing import TYPE_CHECKING, Any, assert_type
 import grpc
 import numpy as np
 import pytest
-from tests.client.async_calls import CALLS, REPORTED, ROW, asynchronously
+from tests.client.async_calls import CALLS, CALLS_OF_BOTH, REPORTED, ROW, asynchronously, layer_of, stack_of
 from tests.client.test_transport_errors import serving
 from tests.contract import ANSWER, IMAGE, KERNEL, good_request
 from tests.contract import call as raw_call
 
-from convolver.client import Answer, AsyncClient, Client, Info, Plan, ServiceUnavailable
+from convolver.client import (
+    Answer,
+    AsyncClient,
+    AsyncLayer,
+    AsyncStack,
+    Client,
+    HeldLayer,
+    Info,
+    Layer,
+    Plan,
+    ServiceUnavailable,
+    Stack,
+)
 from convolver.core.errors import IntegerOverflow, InvalidConvolution, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def surface(client: type[Client | AsyncClient]) -> dict[str, Any]:
-    return {name: value for name, value in inspect.getmembers(client) if not name.startswith("_")}
+COLOURS: dict[type, type] = {Client: AsyncClient, Layer: AsyncLayer, Stack: AsyncStack}
 
 
-def written(client: type[Client | AsyncClient], name: str) -> Callable[..., Any]:
+def surface(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in inspect.getmembers(kind) if not name.startswith("_")}
+
+
+def written(kind: type, name: str) -> Callable[..., Any]:
     """The function behind a method or a property."""
-    member: Any = getattr(client, name)
+    member: Any = getattr(kind, name)
     found: Callable[..., Any] = getattr(member, "fget", member)
     return found
 
 
+def uncoloured(text: object) -> str:
+    """A signature or docstring of the asynchronous colour as the other has it."""
+    return str(text).replace("Async", "").replace("Frames", "Iterable[AnyArray]")
+
+
 def test_the_colours_have_the_same_names() -> None:
     assert surface(AsyncClient).keys() == surface(Client).keys() == CALLS.keys() | {"close"}
+    common = CALLS_OF_BOTH.keys() - {"__call__"}
+    assert surface(AsyncLayer).keys() == surface(Layer).keys() == common | {"put", "digest", "held"}
+    assert surface(AsyncStack).keys() == surface(Stack).keys() == common | {"layers"}
 
 
-@pytest.mark.parametrize("name", [*surface(Client), "__init__"])
-def test_the_colours_have_the_same_signatures_and_docstrings(name: str) -> None:
-    mine, theirs = written(AsyncClient, name), written(Client, name)
-    assert inspect.signature(mine) == inspect.signature(theirs)  # names, kinds, defaults and annotations
-    assert inspect.getdoc(mine) == inspect.getdoc(theirs)
-    assert isinstance(inspect.getattr_static(AsyncClient, name), type(inspect.getattr_static(Client, name)))
+MEMBERS = [(kind, name) for kind in COLOURS for name in [*surface(kind), "__init__", "__call__"] if name in dir(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), MEMBERS, ids=[f"{kind.__name__}.{name}" for kind, name in MEMBERS])
+def test_the_colours_have_the_same_signatures_and_docstrings(kind: type, name: str) -> None:
+    mine, theirs = written(COLOURS[kind], name), written(kind, name)
+    assert uncoloured(inspect.signature(mine)) == str(inspect.signature(theirs))  # names, kinds, defaults, annotations
+    my_text, their_text = (str(inspect.getdoc(member)) for member in (mine, theirs))
+    if name == "map":  # the end is about how to leave the loop
+        my_text, their_text = (text.rpartition("\n\n")[0] for text in (my_text, their_text))
+    assert uncoloured(my_text) == their_text != ""
+    assert isinstance(inspect.getattr_static(COLOURS[kind], name), type(inspect.getattr_static(kind, name)))
+
+
+def without_times(result: Any) -> Any:  # noqa: ANN401 - what the method returns
+    if isinstance(result, list):
+        return list(map(without_times, result))
+    return result._replace(idle_seconds=0.0) if isinstance(result, HeldLayer) else result
+
+
+def assert_same(name: str, mine: Any, theirs: Any) -> None:  # noqa: ANN401 - what the methods return
+    if name in REPORTED:
+        assert mine[-1].seconds.keys() == theirs[-1].seconds.keys()
+        mine, theirs = mine[:-1], theirs[:-1]
+    np.testing.assert_equal(without_times(mine), without_times(theirs))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_is_a_coroutine_with_the_other_colours_result(client: Client, name: str) -> None:
     async def awaited(other: AsyncClient) -> Any:  # noqa: ANN401 - what the method returns
+        await layer_of(other).put()
         coroutine = CALLS[name](other)
         assert inspect.iscoroutine(coroutine)
         return await coroutine
 
-    mine, theirs = asynchronously(client.address, awaited), CALLS[name](client)
-    if name in REPORTED:
-        assert mine[-1].seconds.keys() == theirs[-1].seconds.keys()
-        mine, theirs = mine[:-1], theirs[:-1]
-    np.testing.assert_equal(mine, theirs)
+    mine = asynchronously(client.address, awaited)
+    layer_of(client).put()
+    assert_same(name, mine, CALLS[name](client))
+
+
+@pytest.mark.parametrize("name", CALLS_OF_BOTH)
+@pytest.mark.parametrize("make", [layer_of, stack_of])
+def test_layers_and_stacks_do_the_same_in_both_colours(client: Client, make: Callable[[Any], Any], name: str) -> None:
+    async def awaited(other: AsyncClient) -> Any:  # noqa: ANN401 - what the method returns
+        result = CALLS_OF_BOTH[name](make(other))
+        if name == "map":
+            return [output async for output in result]
+        assert inspect.iscoroutine(result)
+        return await result
+
+    theirs = CALLS_OF_BOTH[name](make(client))
+    assert_same(name, asynchronously(client.address, awaited), list(theirs) if name == "map" else theirs)
 
 
 async def check_types(client: AsyncClient) -> None:
@@ -118,11 +173,6 @@ def test_what_is_wrong_is_raised_where_it_is_awaited_as_in_the_other_colour(clie
 def test_nobody_at_the_address_is_said_with_the_address() -> None:
     with pytest.raises(ServiceUnavailable, match=r"^unix:/nowhere/socket: "):
         asynchronously("unix:/nowhere/socket", AsyncClient.info)
-
-
-def test_an_address_must_be_one() -> None:
-    with pytest.raises(ValueError, match="it must be one host:port"):
-        AsyncClient("a:1,b:2")
 
 
 def test_a_proxy_of_the_environment_is_not_asked(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,12 +77,6 @@ def test_a_server_that_speaks_no_grpc_is_unavailable(alone: RunningServer) -> No
         client.info()
 
 
-@pytest.mark.parametrize("address", ["", " ", "a:1,b:2"])
-def test_an_address_must_be_one(address: str) -> None:
-    with pytest.raises(ValueError, match="it must be one host:port, unix:/path or dns:///host:port"):
-        Client(address)
-
-
 def test_the_address_may_stand_in_the_environment(alone: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVOLVER_ADDRESS", alone.address)
     with Client() as client:

@@ -61,6 +61,13 @@ P = TypeVar("P", Plan, StackPlan)
 """The plan of one convolution, or of a stack."""
 
 
+class _Followed(NamedTuple, Generic[P]):
+    """A plan, and the headers of the answer's tensors."""
+
+    plan: P
+    headers: dict[str, Tensor]
+
+
 class _Result(NamedTuple, Generic[P]):
     plan: P
     report: Report
@@ -68,18 +75,20 @@ class _Result(NamedTuple, Generic[P]):
 
 
 @lru_cache(shared.REMEMBERED)
-def _plan(message: bytes, wanted: Wanted | None) -> Plan:
-    return plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
+def _plan(message: bytes, wanted: Wanted | None) -> _Followed[Plan]:
+    plan = plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
+    return _Followed(plan, plan.outputs)
 
 
 @lru_cache(shared.REMEMBERED)
-def _stack_plan(message: bytes, wanted: Wanted | None) -> StackPlan:
-    return plan_codec.stack_plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
+def _stack_plan(message: bytes, wanted: Wanted | None) -> _Followed[StackPlan]:
+    plan = plan_codec.stack_plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
+    return _Followed(plan, plan.outputs)
 
 
-def _read(result: plan_pb2.Result, entries: Sequence[memoryview], plan: P) -> _Result[P]:
+def _read(result: plan_pb2.Result, entries: Sequence[memoryview], followed: _Followed[P]) -> _Result[P]:
     """The tensors are copies, the caller's own to write to. Raises what `shared.blaming_the_server` turns round."""
-    headers: dict[str, Tensor] = plan.outputs
+    plan, headers = followed
     if len(entries) != len(headers):
         raise BackendFailure(f"the answer has {len(entries)} tensors, not {len(headers)}")
     outputs = {
@@ -158,5 +167,5 @@ def stream_answer(response: bytes, address: str, timeout: float | None) -> Item:
         message = pb.ConvolveStreamResponse.FromString(head)
         if message.HasField("status"):
             return Item(message.id, shared.error_of_status(message.status, address, timeout))
-        plan = _stack_plan(message.result.plan.SerializeToString(), None)
-        return Item(message.id, _read(message.result, entries, plan).outputs["output"])
+        followed = _stack_plan(message.result.plan.SerializeToString(), None)
+        return Item(message.id, _read(message.result, entries, followed).outputs["output"])

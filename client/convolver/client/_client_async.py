@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self, cast
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import grpc
 
@@ -15,7 +16,7 @@ from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Composition, HeldWeights
-from convolver.client._connection import PATHS, ClientBase, asynchronous_channel, target_of
+from convolver.client._connection import PATHS, Channels, ClientBase, asynchronous_channels, targets_of
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
 from convolver.client._layers_async import AsyncLayer, AsyncStack, AsyncWire
@@ -23,16 +24,19 @@ from convolver.client._map_async import Stream
 from convolver.client.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from typing_extensions import Unpack
 
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
+    from convolver.client._layers_async import Call
     from convolver.client._stack_layers import Conv, Pool
     from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
+
+T = TypeVar("T")
 
 
 class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
@@ -52,7 +56,7 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         super().__init__(address, timeout=timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start: asyncio.Future[EmbeddedServer] | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: Channels[grpc.aio.Channel] | None = None
         self._address = ""
 
     async def __aenter__(self) -> Self:
@@ -84,9 +88,9 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
             return
         self._check_loop()
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
-        self._channel = None
+        for channel in self._channels.all if self._channels else ():
+            await channel.close()
+        self._channels = None
         if self._start is not None:
             await asyncio.wait([self._start])
             if not self._start.exception():
@@ -165,12 +169,8 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         return AsyncStack(self._wire, Composition(items, cast("Parameters", parameters)), resend=resend)
 
     async def layers(self) -> list[HeldLayer]:
-        """The layers that the server holds, the latest used first."""
-        found, token = held_layers.list_answer(await self._call("ListLayers", held_layers.list_request(""), {}))
-        while token:
-            more, token = held_layers.list_answer(await self._call("ListLayers", held_layers.list_request(token), {}))
-            found += more
-        return found
+        """The layers that the server holds, the latest used first; of several servers, that whose turn it is."""
+        return await self._of_one(_listed)
 
     async def held_layer(self, digest: str) -> HeldLayer:
         """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
@@ -192,27 +192,41 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
 
     @property
     def _wire(self) -> AsyncWire:
-        return AsyncWire(self._call, self._open_stream, self._put)
+        return AsyncWire(self._call, self._of_one, self._open_stream, self._put)
 
-    async def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
+    async def _of_one(self, ask: Callable[[Call], Awaitable[T]]) -> T:
+        """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
+        channels, _ = await self._connected()
+        *calls, last = (partial(self._call, channel=channel) for channel in channels.in_turn())
+        for call in calls:
+            with suppress(ServiceUnavailable):
+                return await ask(call)
+        return await ask(last)
+
+    async def _call(
+        self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
+    ) -> bytes:
         timeout = self._seconds(parameters)
-        channel, address = await self._connected()
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATHS[method])
+        channels, address = await self._connected()
+        chosen = channel or channels.together
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = chosen.unary_unary(PATHS[method])
         with self._failures(address, timeout):
             return await call(request, timeout=timeout)
 
     async def _put(self, held: HeldWeights, parameters: Parameters) -> None:
         timeout = self._seconds(parameters)
-        channel, address = await self._connected()
-        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
+        channels, address = await self._connected()
+        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channels.together.stream_unary(PATHS["PutLayer"])
         with self._failures(address, timeout):
             await call(held_layers.put_requests(held), timeout=timeout)
 
     @asynccontextmanager
     async def _open_stream(self, parameters: Parameters) -> AsyncIterator[Stream]:
         timeout = self._seconds(parameters)
-        channel, address = await self._connected()
-        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
+        channels, address = await self._connected()
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channels.together.stream_stream(
+            PATHS["ConvolveStream"]
+        )
         with self._failures(address, timeout):
             call = stream()
             try:
@@ -232,13 +246,16 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
                 raise ServiceUnavailable(f"{address}: the client was closed") from None
             raise
 
-    async def _connected(self) -> tuple[grpc.aio.Channel, str]:
-        """The channel, made when it is first needed and again for another embedded server, and where it leads."""
+    async def _connected(self) -> tuple[Channels[grpc.aio.Channel], str]:
+        """The channels, made when they are first needed and again for another embedded server, and where they lead."""
         address = await self.address
-        if self._channel is None or self._address != address:
-            target = await asyncio.to_thread(target_of, address) if "," in address else address
-            self._channel, self._address = asynchronous_channel(target), address
-        return self._channel, address
+        if self._channels is not None and self._address == address:
+            return self._channels, address
+        targets = await asyncio.to_thread(targets_of, address) if "," in address else targets_of(address)
+        self._check_open()
+        if self._channels is None or self._address != address:  # another task was not faster
+            self._channels, self._address = asynchronous_channels(targets), address
+        return self._channels, address
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -264,3 +281,12 @@ def _is_cancelled() -> bool:
     """Whether somebody cancels the running task; else it is gRPC that has cancelled the call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+async def _listed(call: Call) -> list[HeldLayer]:
+    """All pages of one server: no other knows what its tokens mean."""
+    found, token = held_layers.list_answer(await call("ListLayers", held_layers.list_request(""), {}))
+    while token:
+        more, token = held_layers.list_answer(await call("ListLayers", held_layers.list_request(token), {}))
+        found += more
+    return found

@@ -190,5 +190,5 @@ def blaming_the_server() -> Iterator[None]:
     """A wrong answer raises what a wrong request would; here it is the server's failure."""
     try:
         yield
-    except (DecodeError, InvalidConvolution, LimitExceeded, LookupError) as error:
+    except (DecodeError, ValueError, LimitExceeded, LookupError) as error:  # InvalidConvolution is a ValueError
         raise BackendFailure(f"the answer is none of this contract: {error}") from error

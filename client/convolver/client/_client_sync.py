@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, cast
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import grpc
 
@@ -16,23 +17,27 @@ from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Composition, HeldWeights
-from convolver.client._connection import PATHS, ClientBase, blocking_channel
+from convolver.client._connection import PATHS, Channels, ClientBase, blocking_channels
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
 from convolver.client._layers_sync import Layer, Stack, Wire
 from convolver.client._map_sync import Stream
+from convolver.client.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from typing_extensions import Unpack
 
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
+    from convolver.client._layers_sync import Call
     from convolver.client._stack_layers import Conv, Pool
     from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
+
+T = TypeVar("T")
 
 
 class Client(ClientBase, Convolutions[AnyArray]):
@@ -53,7 +58,7 @@ class Client(ClientBase, Convolutions[AnyArray]):
         super().__init__(address, timeout=timeout)
         self._lock = threading.Lock()
         self._embedded: EmbeddedServer | None = None
-        self._channel: grpc.Channel | None = None
+        self._channels: Channels[grpc.Channel] | None = None
         self._process = 0
 
     def __enter__(self) -> Self:
@@ -76,9 +81,9 @@ class Client(ClientBase, Convolutions[AnyArray]):
         """
         with self._lock:
             self._closed = True
-            if self._channel is not None:
-                self._channel.close()
-            self._channel = None
+            for channel in self._channels.all if self._channels else ():
+                channel.close()
+            self._channels = None
             if self._embedded is not None:
                 self._embedded.release()
             self._embedded = None
@@ -156,12 +161,8 @@ class Client(ClientBase, Convolutions[AnyArray]):
         return Stack(self._wire, Composition(items, cast("Parameters", parameters)), resend=resend)
 
     def layers(self) -> list[HeldLayer]:
-        """The layers that the server holds, the latest used first."""
-        found, token = held_layers.list_answer(self._call("ListLayers", held_layers.list_request(""), {}))
-        while token:
-            more, token = held_layers.list_answer(self._call("ListLayers", held_layers.list_request(token), {}))
-            found += more
-        return found
+        """The layers that the server holds, the latest used first; of several servers, that whose turn it is."""
+        return self._of_one(_listed)
 
     def held_layer(self, digest: str) -> HeldLayer:
         """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
@@ -183,27 +184,38 @@ class Client(ClientBase, Convolutions[AnyArray]):
 
     @property
     def _wire(self) -> Wire:
-        return Wire(self._call, self._open_stream, self._put)
+        return Wire(self._call, self._of_one, self._open_stream, self._put)
 
-    def _call(self, method: str, request: bytes, parameters: Parameters) -> bytes:
+    def _of_one(self, ask: Callable[[Call], T]) -> T:
+        """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
+        channels, _ = self._connected()
+        *calls, last = (partial(self._call, channel=channel) for channel in channels.in_turn())
+        for call in calls:
+            with suppress(ServiceUnavailable):
+                return ask(call)
+        return ask(last)
+
+    def _call(
+        self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.Channel | None = None
+    ) -> bytes:
         timeout = self._seconds(parameters)
-        channel, address = self._connected()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PATHS[method])
+        channels, address = self._connected()
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = (channel or channels.together).unary_unary(PATHS[method])
         with _failures(address, timeout):
             return call(request, timeout=timeout)
 
     def _put(self, held: HeldWeights, parameters: Parameters) -> None:
         timeout = self._seconds(parameters)
-        channel, address = self._connected()
-        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
+        channels, address = self._connected()
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channels.together.stream_unary(PATHS["PutLayer"])
         with _failures(address, timeout):
             call(held_layers.put_requests(held), timeout=timeout)
 
     @contextmanager
     def _open_stream(self, requests: Iterator[bytes], parameters: Parameters) -> Iterator[Stream]:
         timeout = self._seconds(parameters)
-        channel, address = self._connected()
-        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
+        channels, address = self._connected()
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channels.together.stream_stream(PATHS["ConvolveStream"])
         with _failures(address, timeout):
             call = stream(requests)
             try:
@@ -211,14 +223,14 @@ class Client(ClientBase, Convolutions[AnyArray]):
             finally:
                 call.cancel()  # which does nothing to one that has ended
 
-    def _connected(self) -> tuple[grpc.Channel, str]:
-        """The channel of this process, made when it is first needed and again after a fork, and where it leads."""
+    def _connected(self) -> tuple[Channels[grpc.Channel], str]:
+        """The channels of this process, made when they are first needed and again after a fork, and where they lead."""
         with self._lock:
             address = self._target()
-            if self._channel is None or self._process != os.getpid():
-                self._channel = blocking_channel(address)
+            if self._channels is None or self._process != os.getpid():
+                self._channels = blocking_channels(address)
                 self._process = os.getpid()
-            return self._channel, address
+            return self._channels, address
 
     def _target(self) -> str:
         self._check_open()
@@ -226,7 +238,7 @@ class Client(ClientBase, Convolutions[AnyArray]):
             return self._given
         if self._embedded is not None and self._embedded.own and not self._embedded.alive:
             self._embedded.release()  # it died, and whoever calls next gets another
-            self._embedded = self._channel = None
+            self._embedded = self._channels = None
         if self._embedded is None:
             from convolver.client import _embedded
 
@@ -245,3 +257,12 @@ def _failures(address: str, timeout: float | None) -> Iterator[None]:
         if not {"closed", "channel"} <= set(re.findall(r"\w+", str(failure).lower())):
             raise  # the caller's own
         raise RuntimeError("the client is closed") from failure
+
+
+def _listed(call: Call) -> list[HeldLayer]:
+    """All pages of one server: no other knows what its tokens mean."""
+    found, token = held_layers.list_answer(call("ListLayers", held_layers.list_request(""), {}))
+    while token:
+        more, token = held_layers.list_answer(call("ListLayers", held_layers.list_request(token), {}))
+        found += more
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from convolver.client import _client_shared as shared
 from convolver.client._interchange import AnyArray, to_array
-from convolver.client._stack_layers import Conv, Pool
+from convolver.client._stack_layers import Conv, Pool, check_names
 from convolver.core import dtypes, gradients, request_codec, stack_plan
 from convolver.core.digest import digest_of
 from convolver.core.errors import InvalidConvolution
@@ -19,6 +19,7 @@ from convolver.core.operation import Tensor
 from convolver.core.parameters import LayerParameters, Parameters
 from convolver.core.stack import ConvolutionLayer, parse_stack
 from convolver.core.tensors import header, to_bytes
+from convolver.core.values import number
 from convolver.core.wire import join
 from convolver.v1 import convolution_pb2
 from convolver.v1 import convolution_service_pb2 as pb
@@ -51,6 +52,10 @@ class HeldWeights:
         self.definition = request_codec.definition_to_proto(layer).SerializeToString()
         self.digest = digest_of(self.definition, self.data[0], None if bias is None else self.data[1])
 
+    def __repr__(self) -> str:
+        weight = self.headers.weight
+        return f"Layer({self.digest[:15]}..., weight={weight.dtype} {weight.shape})"
+
 
 class _Headers(NamedTuple):
     """Of a convolution's weights."""
@@ -80,17 +85,14 @@ class Composition:
             if not isinstance(item, Item):
                 kind = type(item).__name__
                 raise InvalidConvolution(f"layers[{i}] is a {kind}; it must be Conv, Pool or a layer", f"layers[{i}]")
+        check_names(parameters, Parameters.__annotations__)
         for name in parameters:
             if name in LayerParameters.__annotations__:
                 raise InvalidConvolution(f"{name} belongs to the layers of a stack, each of which has its own", name)
         self.items, self.parameters = tuple(items), parameters
         self.has_held = any(isinstance(item, HeldWeights) for item in items)
-        self._remembered = lru_cache(shared.REMEMBERED)(self._convolution)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is one convolution."""
-        return len(self.items) == 1 and not isinstance(self.items[0], Pool)
+        # Not of a method: layers that nobody needs any more would wait with their weights for the garbage collector.
+        self._remembered = lru_cache(shared.REMEMBERED)(partial(_convolution, self.items, parameters))
 
     def request(self, input: AnyArray, asked: Asked | None = None, *, whole: bool = False) -> shared.Request:
         """A Convolve request.
@@ -103,7 +105,8 @@ class Composition:
     def stream_request(self, number: int, input: AnyArray, timeout: float | None, *, whole: bool = False) -> bytes:
         """A ConvolveStream request with that id, for an answer within `timeout` seconds. Raises as `request`."""
         convolution, data = self._sent(input, None, whole=whole)
-        message = pb.ConvolveStreamRequest(id=number, convolution=convolution, timeout_seconds=timeout)
+        seconds = None if timeout is None else max(1e-9, timeout)  # none at all is what no request may have
+        message = pb.ConvolveStreamRequest(id=number, convolution=convolution, timeout_seconds=seconds)
         return join(message.SerializeToString(), data)
 
     def plan_request(self, input_shape: Sequence[int], dtype: str | None) -> bytes:
@@ -131,32 +134,34 @@ class Composition:
             gradients = (asked.wanted, header(grad_output, "grad_output"))
         return self._remembered(header(x, "input"), tuple(headers), gradients, by_digest=not whole, keep=True), data
 
-    def _convolution(
-        self,
-        input: Tensor,
-        headers: tuple[_Headers | None, ...],
-        asked: tuple[Wanted, Tensor] | None,
-        *,
-        by_digest: bool,
-        keep: bool,
-    ) -> convolution_pb2.Convolution:
-        layers = list(map(_layer, self.items, headers))
-        steps = parse_stack(input, layers, _common(self.parameters))
-        if asked and self.is_single and isinstance(steps[0], Geometry):
-            gradients.check(steps[0], asked[1])
-        elif asked:
-            stack_plan.check(steps, *asked)
-        messages = []
-        for item, layer in zip(self.items, layers, strict=True):
-            if isinstance(item, HeldWeights) and by_digest:
-                messages.append(convolution_pb2.Layer(digest=item.digest))
-            elif isinstance(layer, ConvolutionLayer):
-                definition = request_codec.definition_to_proto(layer)
-                kept = keep and isinstance(item, HeldWeights)
-                messages.append(convolution_pb2.Layer(definition=definition, keep=kept))
-            else:
-                messages.append(convolution_pb2.Layer(pooling=request_codec.pooling_to_proto(layer, steps[0].ndim)))
-        return request_codec.convolution_to_proto(input, messages, self.parameters, asked)
+
+def _convolution(
+    items: Sequence[Item],
+    parameters: Parameters,
+    input: Tensor,
+    headers: tuple[_Headers | None, ...],
+    asked: tuple[Wanted, Tensor] | None,
+    *,
+    by_digest: bool,
+    keep: bool,
+) -> convolution_pb2.Convolution:
+    layers = list(map(_layer, items, headers))
+    steps = parse_stack(input, layers, _common(parameters))
+    if asked and len(steps) == 1 and isinstance(steps[0], Geometry):
+        gradients.check(steps[0], asked[1])
+    elif asked:
+        stack_plan.check(steps, *asked)
+    messages = []
+    for item, layer in zip(items, layers, strict=True):
+        if isinstance(item, HeldWeights) and by_digest:
+            messages.append(convolution_pb2.Layer(digest=item.digest))
+        elif isinstance(layer, ConvolutionLayer):
+            definition = request_codec.definition_to_proto(layer)
+            kept = keep and isinstance(item, HeldWeights)
+            messages.append(convolution_pb2.Layer(definition=definition, keep=kept))
+        else:
+            messages.append(convolution_pb2.Layer(pooling=request_codec.pooling_to_proto(layer, steps[0].ndim)))
+    return request_codec.convolution_to_proto(input, messages, parameters, asked)
 
 
 def _common(parameters: Parameters) -> Parameters:
@@ -204,6 +209,8 @@ def _planned_headers(i: int, item: Item, input: Tensor) -> _Headers | None:
     shape, transposed = item.weight, bool(item.parameters.get("transposed"))
     if item.parameters.get("layout") == "channels_last":
         shape = (*reversed(shape[-2:]), *shape[:-2])
-    channels = shape[transposed] * (item.parameters.get("groups", 1) if transposed else 1) if len(shape) > 2 else 0
+    given = item.parameters.get("groups")
+    groups = 1 if given is None else number(given, f"layers[{i}].groups", low=1)
+    channels = shape[transposed] * (groups if transposed else 1) if len(shape) > 2 else 0
     bias = Tensor(input.dtype, (channels,)) if item.bias and channels else None
     return _Headers(Tensor(input.dtype, item.weight), bias)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 from weakref import WeakSet
 
 import grpc
@@ -17,7 +19,7 @@ from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import layer_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from convolver.core.parameters import Parameters
 
@@ -25,6 +27,8 @@ LONGEST_TIMEOUT = 1e9
 """Seconds from which on a call waits for ever: gRPC's clock counts nanoseconds, and 2^63 of them end in 2262."""
 
 ADDRESS_VARIABLE = "CONVOLVER_ADDRESS"
+
+LARGEST_PORT = 65_535
 
 _SERVICES = (
     pb.DESCRIPTOR.services_by_name["ConvolutionService"],
@@ -49,15 +53,20 @@ _CONFIGURATION = {
     ],
 }
 
-_OPTIONS: Sequence[tuple[str, Any]] = (
+Options = Sequence[tuple[str, Any]]
+
+_OF_ONE: Options = (
     ("grpc.max_send_message_length", -1),  # the server's limit is the one that counts
     ("grpc.max_receive_message_length", -1),
-    ("grpc.service_config", json.dumps(_CONFIGURATION)),
     ("grpc.per_rpc_retry_buffer_size", 1 << 30),  # by default gRPC gives up retrying calls above 256 KiB
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # by default a server that comes back may be overlooked for 2 minutes
     ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
 )
+
+_OF_ALL: Options = (*_OF_ONE, ("grpc.service_config", json.dumps(_CONFIGURATION)))
 
 _HOST_AND_PORT = re.compile(r"\s*(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\s*")
 
@@ -88,6 +97,35 @@ class ClientBase:
             raise RuntimeError("the client is closed")
 
 
+class Targets(NamedTuple):
+    """The servers that an address stands for, as gRPC has them: all in one target, and each."""
+
+    together: str
+    each: tuple[str, ...]
+
+
+Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
+
+
+class Channels(Generic[Channel]):
+    """To all servers of an address together, where gRPC's round_robin lets them take turns and tries another for one
+    that is gone; and to each alone, since the server that does not know a layer is the one to be sent it.
+    """
+
+    def __init__(self, targets: Targets, channel: Callable[[str, Options], Channel]) -> None:
+        self.all: list[Channel] = [channel(targets.together, _OF_ALL)]
+        if len(targets.each) > 1:
+            self.all += (channel(target, _OF_ONE) for target in targets.each)
+        self.together: Channel = self.all[0]
+        self._each: list[Channel] = self.all[1:] or self.all
+        self._turns = itertools.count()
+
+    def in_turn(self) -> list[Channel]:
+        """Those to each server alone, beginning with the one whose turn it is."""
+        turn = next(self._turns) % len(self._each)
+        return self._each[turn:] + self._each[:turn]
+
+
 def address_or_none(address: str | None) -> str | None:
     """The address to call: the one given, else CONVOLVER_ADDRESS, else None, which stands for an embedded server.
 
@@ -97,27 +135,34 @@ def address_or_none(address: str | None) -> str | None:
     if chosen is None:
         return None
     parts = chosen.split(",")
-    if not all(map(str.strip, parts)) or (len(parts) > 1 and not all(map(_HOST_AND_PORT.fullmatch, parts))):
+    wrong = [part for part in parts if not part.strip() or (len(parts) > 1 and not _is_host_and_port(part))]
+    if wrong:
+        of_list = f" of {chosen!r}" if len(parts) > 1 else ""
         raise ValueError(
-            f"the address is {chosen!r}; it must be host:port, several of them with commas between, unix:/path or "
-            "dns:///host:port"
+            f"the address is {wrong[0]!r}{of_list}; it must be host:port, several of them with commas between, "
+            "unix:/path or dns:///host:port"
         )
     return chosen
 
 
-def target_of(address: str) -> str:
+def targets_of(address: str) -> Targets:
     """The address as gRPC has it. Of several, which are no target of its own, each is looked up now, once.
 
     Raises ServiceUnavailable where one of them has no address.
     """
     if "," not in address:
-        return address
+        return Targets(address, (address,))
     parts = [cast("re.Match[str]", _HOST_AND_PORT.fullmatch(part)) for part in address.split(",")]
     for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
         with suppress(OSError):
             found = [_looked_up(part["host"].strip("[]"), part["port"], family) for part in parts]
-            return f"{scheme}:{','.join(found)}"
+            return Targets(f"{scheme}:{','.join(found)}", tuple(f"{scheme}:{one}" for one in found))
     raise ServiceUnavailable(f"{address}: the names have no addresses of one kind, IPv4 or IPv6")
+
+
+def _is_host_and_port(address: str) -> bool:
+    found = _HOST_AND_PORT.fullmatch(address)
+    return found is not None and int(found["port"]) <= LARGEST_PORT  # the system would take it modulo 65536
 
 
 def _looked_up(host: str, port: str, family: socket.AddressFamily) -> str:
@@ -125,18 +170,18 @@ def _looked_up(host: str, port: str, family: socket.AddressFamily) -> str:
     return f"[{literal}]:{port}" if family == socket.AF_INET6 else f"{literal}:{port}"
 
 
-def blocking_channel(address: str) -> grpc.Channel:
-    """A channel to the address. Raises RuntimeError where gRPC does not work, and as `target_of`."""
+def blocking_channels(address: str) -> Channels[grpc.Channel]:
+    """Channels to the address. Raises RuntimeError where gRPC does not work, and as `targets_of`."""
     _check_process()
-    return grpc.insecure_channel(target_of(address), options=_OPTIONS)
+    return Channels(targets_of(address), lambda target, options: grpc.insecure_channel(target, options=options))
 
 
-def asynchronous_channel(target: str) -> grpc.aio.Channel:
-    """A channel to a target, of the running event loop. Raises RuntimeError where gRPC does not work."""
+def asynchronous_channels(targets: Targets) -> Channels[grpc.aio.Channel]:
+    """Channels to the targets, of the running event loop. Raises RuntimeError where gRPC does not work."""
     _check_process()
-    channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
-    _ASYNCHRONOUS.add(channel)
-    return channel
+    channels = Channels(targets, lambda target, options: grpc.aio.insecure_channel(target, options=options))
+    _ASYNCHRONOUS.update(channels.all)
+    return channels
 
 
 def _check_process() -> None:

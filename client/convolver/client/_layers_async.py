@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from convolver.client._stack_layers import Conv, Pool
 from convolver.core.errors import UnknownLayer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from convolver.client._gradients import Gradients
     from convolver.client._map_async import OpenStream
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
     from convolver.core.stack_plan import StackPlan
 
 
-class AsyncWire(NamedTuple):
-    """What a client lends to its layers: a call of a method, a stream, and the putting of a layer."""
+Call = Callable[[str, bytes, "Parameters"], Awaitable[bytes]]
+"""A call of the method of that name."""
 
-    call: Callable[[str, bytes, Parameters], Awaitable[bytes]]
+
+class AsyncWire(NamedTuple):
+    """What a client lends to its layers: a call, what asks one server by calls that all go to it, a stream, and the
+    putting of a layer.
+    """
+
+    call: Call
+    of_one: Callable[
+        [Callable[[Call], Awaitable[tuple[shared.Request, bytes]]]], Awaitable[tuple[shared.Request, bytes]]
+    ]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], Awaitable[None]]
 
@@ -42,21 +52,27 @@ class _Calls:
         """The outputs of many inputs, in their order, over one stream: while one is computed, others travel. At most
         `in_flight` of them are on their way or wait to be taken, and no frame is asked for before there is room.
 
-        The frames are iterated over with or without `async`. The first error ends it, at the place of its frame. Who
-        leaves the loop early closes the generator (contextlib.aclosing), which cancels what is in flight.
+        The first error ends it, at the place of its frame.
+
+        The frames are iterated over with or without `async`. Who leaves the loop early closes the generator
+        (contextlib.aclosing), which cancels what is in flight.
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
     async def _answered(self, make: Callable[..., shared.Request]) -> tuple[shared.Request, bytes]:
-        """A request with digests, and its answer; where the server does not know one, the same with the layers."""
+        """A request, as `make` makes it, and its answer."""
+        return await self._wire.of_one(partial(self._answered_by_one, make))
+
+    async def _answered_by_one(self, make: Callable[..., shared.Request], call: Call) -> tuple[shared.Request, bytes]:
+        """With digests; where the server does not know one, the same with the layers, to that server."""
         request = make()
         try:
-            return request, await self._wire.call("Convolve", request.message, self._composition.parameters)
+            return request, await call("Convolve", request.message, self._composition.parameters)
         except UnknownLayer:
             if not self._resend:
                 raise
         request = make(whole=True)
-        return request, await self._wire.call("Convolve", request.message, self._composition.parameters)
+        return request, await call("Convolve", request.message, self._composition.parameters)
 
 
 class AsyncLayer(_Calls):
@@ -73,8 +89,7 @@ class AsyncLayer(_Calls):
         return (await self.run(input)).output
 
     def __repr__(self) -> str:
-        weight = self._held.headers.weight
-        return f"AsyncLayer({self.digest[:15]}..., weight={weight.dtype} {weight.shape})"
+        return f"Async{self._held}"
 
     @property
     def digest(self) -> str:

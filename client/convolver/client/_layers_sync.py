@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from convolver.client._stack_layers import Conv, Pool
 from convolver.core.errors import UnknownLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from convolver.client._gradients import Gradients
     from convolver.client._map_sync import OpenStream
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
     from convolver.core.stack_plan import StackPlan
 
 
-class Wire(NamedTuple):
-    """What a client lends to its layers: a call of a method, a stream, and the putting of a layer."""
+Call = Callable[[str, bytes, "Parameters"], bytes]
+"""A call of the method of that name."""
 
-    call: Callable[[str, bytes, Parameters], bytes]
+
+class Wire(NamedTuple):
+    """What a client lends to its layers: a call, what asks one server by calls that all go to it, a stream, and the
+    putting of a layer.
+    """
+
+    call: Call
+    of_one: Callable[[Callable[[Call], tuple[shared.Request, bytes]]], tuple[shared.Request, bytes]]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], None]
 
@@ -38,24 +46,30 @@ class _Calls:
     def __init__(self, wire: Wire, composition: Composition, *, resend: bool) -> None:
         self._wire, self._composition, self._resend = wire, composition, resend
 
-    def map(self, frames: Iterable[AnyArray], *, in_flight: int = 16) -> Iterator[AnyArray]:
+    def map(self, frames: Iterable[AnyArray], *, in_flight: int = 16) -> Generator[AnyArray]:
         """The outputs of many inputs, in their order, over one stream: while one is computed, others travel. At most
         `in_flight` of them are on their way or wait to be taken, and no frame is asked for before there is room.
 
-        The first error ends it, at the place of its frame. Leaving the loop early cancels what is in flight.
+        The first error ends it, at the place of its frame.
+
+        Leaving the loop early cancels what is in flight, once the generator is closed or forgotten.
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
     def _answered(self, make: Callable[..., shared.Request]) -> tuple[shared.Request, bytes]:
-        """A request with digests, and its answer; where the server does not know one, the same with the layers."""
+        """A request, as `make` makes it, and its answer."""
+        return self._wire.of_one(partial(self._answered_by_one, make))
+
+    def _answered_by_one(self, make: Callable[..., shared.Request], call: Call) -> tuple[shared.Request, bytes]:
+        """With digests; where the server does not know one, the same with the layers, to that server."""
         request = make()
         try:
-            return request, self._wire.call("Convolve", request.message, self._composition.parameters)
+            return request, call("Convolve", request.message, self._composition.parameters)
         except UnknownLayer:
             if not self._resend:
                 raise
         request = make(whole=True)
-        return request, self._wire.call("Convolve", request.message, self._composition.parameters)
+        return request, call("Convolve", request.message, self._composition.parameters)
 
 
 class Layer(_Calls):
@@ -72,8 +86,7 @@ class Layer(_Calls):
         return self.run(input).output
 
     def __repr__(self) -> str:
-        weight = self._held.headers.weight
-        return f"Layer({self.digest[:15]}..., weight={weight.dtype} {weight.shape})"
+        return repr(self._held)
 
     @property
     def digest(self) -> str:

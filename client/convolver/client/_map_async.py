@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
@@ -50,14 +50,20 @@ def mapped(
             outgoing: Outgoing = asyncio.Queue()
             writing = asyncio.create_task(_write(call, outgoing))
             try:
-                async with aclosing(_outputs(pipeline, call, outgoing, _asynchronous(frames))) as found:
+                async with (
+                    aclosing(_asynchronous(frames)) as source,
+                    aclosing(_outputs(pipeline, call, outgoing, source)) as found,
+                ):
                     async for output in found:
                         yield output
                 outgoing.put_nowait(None)
-                while await call.read() is not grpc.aio.EOF:  # until it has ended as it should
-                    pass
+                with suppress(grpc.RpcError):  # how it ends matters to no frame
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
             finally:
                 writing.cancel()
+        if pipeline.failure:
+            raise pipeline.failure
 
     return outputs()
 
@@ -72,7 +78,7 @@ async def _write(call: Call, outgoing: Outgoing) -> None:
         return
 
 
-async def _asynchronous(frames: Frames) -> AsyncIterator[AnyArray]:
+async def _asynchronous(frames: Frames) -> AsyncGenerator[AnyArray]:
     if hasattr(frames, "__aiter__"):
         async for frame in frames:
             yield frame
@@ -88,11 +94,11 @@ async def _outputs(
     while True:
         while is_more and pipeline.has_room:
             try:
-                frame = await anext(frames)
+                outgoing.put_nowait(pipeline.send(await anext(frames)))
             except StopAsyncIteration:
                 is_more = False
-            else:
-                outgoing.put_nowait(pipeline.send(frame))
+            except Exception as failure:  # noqa: BLE001 - whatever the caller's iterable raises
+                pipeline.failure, is_more = failure, False
         if pipeline.is_ready:
             yield pipeline.take()
         elif pipeline.is_empty:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
 
 from convolver.client._pipeline import Pipeline, checked_in_flight
 from convolver.core.errors import BackendFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
     from contextlib import AbstractContextManager
 
     from convolver.client._composition import Composition
@@ -32,21 +35,24 @@ class Stream(NamedTuple):
 
 def mapped(
     open_stream: OpenStream, composition: Composition, frames: Iterable[AnyArray], *, in_flight: int, resend: bool
-) -> Iterator[AnyArray]:
+) -> Generator[AnyArray]:
     """The outputs, in the order of frames, which are asked for in the caller's thread."""
     room = checked_in_flight(in_flight)
 
-    def outputs() -> Iterator[AnyArray]:
+    def outputs() -> Generator[AnyArray]:
         outgoing = SimpleQueue[bytes | None]()
-        with open_stream(iter(outgoing.get, None), composition.parameters) as stream:
-            try:
+        try:
+            with open_stream(iter(outgoing.get, None), composition.parameters) as stream:
                 pipeline = Pipeline(composition, stream.address, stream.timeout, in_flight=room, resend=resend)
                 yield from _outputs(pipeline, stream.answers, outgoing, iter(frames))
                 outgoing.put(None)
-                for _ in stream.answers:  # until it has ended as it should
-                    pass
-            finally:
-                outgoing.put(None)
+                with suppress(grpc.RpcError):  # how it ends matters to no frame
+                    for _ in stream.answers:
+                        pass
+        finally:
+            outgoing.put(None)  # gRPC's thread waits for it, be the stream cancelled
+        if pipeline.failure:
+            raise pipeline.failure
 
     return outputs()
 
@@ -58,11 +64,11 @@ def _outputs(
     while True:
         while is_more and pipeline.has_room:
             try:
-                frame = next(frames)
+                outgoing.put(pipeline.send(next(frames)))
             except StopIteration:
                 is_more = False
-            else:
-                outgoing.put(pipeline.send(frame))
+            except Exception as failure:  # noqa: BLE001 - whatever the caller's iterable raises
+                pipeline.failure, is_more = failure, False
         if pipeline.is_ready:
             yield pipeline.take()
         elif pipeline.is_empty:

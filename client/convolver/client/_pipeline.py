@@ -21,6 +21,10 @@ class Pipeline:
     """At most `in_flight` frames are sent whose outputs have not been taken; outputs come in the order of frames.
 
     The first frame goes alone where the server may not know a layer: otherwise it would be sent it with each of them.
+
+    Attributes:
+        failure: why there are no more frames, where that is an error: the caller's, or that of a frame which cannot be
+            sent. To be raised in its place, after the outputs of all frames before it.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Pipeline:
         self._frames: deque[AnyArray] = deque()
         self._answers: dict[int, Item] = {}
         self._taken = 0
+        self.failure: Exception | None = None
 
     @property
     def is_empty(self) -> bool:

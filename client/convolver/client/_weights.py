@@ -17,7 +17,7 @@ import numpy as np
 
 from convolver.client.errors import WeightsError
 from convolver.core import dtypes
-from convolver.core.errors import shown
+from convolver.core.errors import ConvolverError, shown
 from convolver.core.operation import LARGEST
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""examples/ as a user runs them, and the code of docs/training.md."""
+"""examples/ as a user runs them, and the code of docs/training.md and docs/layers.md."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from tests.conftest import RunningServer
 
 REPOSITORY = Path(__file__).parent.parent.parent
-TRAINING = re.findall(
-    r"^```python\n(.*?)^```$", (REPOSITORY / "docs/training.md").read_text(), re.MULTILINE | re.DOTALL
-)
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    """The code of a page of docs/."""
+    text = (REPOSITORY / "docs" / page).read_text()
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return found
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -44,8 +49,35 @@ def test_the_code_of_the_training_page_runs(
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed, and most of the page is about it")
     monkeypatch.setenv("CONVOLVER_ADDRESS", server.address)
-    for block in TRAINING:
+    for block in blocks("training.md"):
         exec(block, {})  # noqa: S102 - the repository's own page
     said = capsys.readouterr().out.strip()
     assert said == "input.shape[1] input has 2 channels, but weight (4, 3, 3, 3) with groups=1 expects 3"
     assert f"prints `{said}`" in (REPOSITORY / "docs/training.md").read_text()
+
+
+def test_the_code_of_the_page_about_layers_runs_and_prints_what_it_says(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed, and the page is about it too")
+    monkeypatch.setenv("CONVOLVER_ADDRESS", server.address)
+    said = []
+    for block in blocks("layers.md"):
+        exec(block, {})  # noqa: S102 - the repository's own page
+        said.append(capsys.readouterr().out.strip())
+    of_layer, of_stack, of_torch = said
+    assert re.fullmatch(r"sha256:[0-9a-f]{8} \d+", of_layer)
+    assert of_stack in (REPOSITORY / "docs/layers.md").read_text()
+    assert of_torch == "34"
+
+
+def test_the_stack_file_of_the_page_about_layers_is_planned(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "lenet.toml").write_text(blocks("layers.md", "toml")[0])
+    ran = subprocess.run(
+        [sys.executable, "-m", "convolver.client.cli", "plan", "lenet.toml", "--json", f"--address={server.address}"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert [layer["output"] for layer in json.loads(ran.stdout)["layers"]] == [[1, 6, 28, 28], [1, 6, 14, 14]]

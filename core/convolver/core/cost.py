@@ -111,7 +111,7 @@ def estimate(
 ) -> Estimate:
     """The cost of a convolution, or of its gradients, on the back end of that name."""
     if wanted:
-        return _of_gradients(estimate(geometry, backend, threads), geometry, backend, wanted)
+        return _of_gradients(geometry, backend, threads, wanted)
     kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
     beside = OVERHEAD[kind] + _activation_seconds(geometry, kind)
     if algorithm == "fft":
@@ -147,13 +147,15 @@ def pooling_seconds(pooling: Pooling, backend: str) -> float:
     return OVERHEAD[kind] + pooling.work * POOLED_SECONDS[kind]
 
 
-def _of_gradients(forward: Estimate, geometry: Geometry, backend: str, wanted: Wanted) -> Estimate:
-    """Each of the two gradients that are sums of products takes about what the output takes, and torch's about twice
-    its memory; that of the bias reads grad_output.
+def _of_gradients(geometry: Geometry, backend: str, threads: int, wanted: Wanted) -> Estimate:
+    """Each of the two gradients that are sums of products takes about what the output takes; that of the bias reads
+    grad_output.
     """
-    times = wanted.input + wanted.weight
-    of_torch = 2 * times * forward.workspace_bytes or geometry.output_bytes * 2
-    held = gradients.workspace_bytes(geometry, wanted) if backend == "reference" else of_torch
+    forward, times = estimate(geometry, backend, threads), wanted.input + wanted.weight
+    if backend == "reference":
+        held = gradients.workspace_bytes(geometry, wanted)
+    else:
+        held = gradients.torch_workspace_bytes(geometry, wanted, threads if backend == "torch:cpu" else 1)
     seconds = forward.seconds * times + prod(geometry.canonical_output) * PADDED_SECONDS
     return Estimate(seconds, gradients.macs(geometry, wanted), held)
 

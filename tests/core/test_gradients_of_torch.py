@@ -63,7 +63,8 @@ class Convolution(torch.autograd.Function):  # type: ignore[name-defined, misc] 
     def forward(ctx: Any, x: Any, w: Any, bias: Any, name: str, op: Operation) -> Any:  # noqa: ANN401 - torch's signature
         ctx.save_for_backward(x, w)
         ctx.name, ctx.operation = name, op
-        return torch.from_numpy(run(op, *(each.detach().numpy() for each in (x, w, bias)), name=name))
+        x, w, bias = (each.detach().numpy() for each in (x, w, bias))
+        return torch.from_numpy(run(op, x, w, bias, name))
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any) -> Any:  # noqa: ANN401 - torch's signature

@@ -118,7 +118,8 @@ def _input_bytes(geometry: Geometry, summed: int) -> int:
     """
     op, backward, wide = geometry.operation, input_gradient(geometry), geometry.operation.accumulator
     result, regrouped = prod(backward.canonical_output) * wide.itemsize, op.batch_groups > 1
-    copies = (wide.name != op.dtype) + (wide.kind == "complex")
+    turned = has_unit_stride(backward.operation) and not methods.is_linear(geometry)
+    copies = (wide.name != op.dtype) + (wide.kind == "complex") + turned
     weight = prod(op.weight_shape) * wide.itemsize * copies
     if not (regrouped or backward.output_size != geometry.input_size or _is_copied(op, geometry.in_channels)):
         return weight + summed

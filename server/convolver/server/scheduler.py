@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from convolver.server import metrics
@@ -37,14 +38,26 @@ class Scheduler:
         except BaseException:
             self._count(-1)
             raise
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+
+        def call() -> None:
+            outcome = _outcome(work)
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._finish, done, outcome, held_bytes)
+
         try:
-            future = self._threads.submit(work)
+            submitted = self._threads.submit(call)
         except RuntimeError:  # no thread to be had
             self._release(held_bytes)
             raise
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release, held_bytes))
-        return await asyncio.wrap_future(future)
+        submitted.add_done_callback(lambda job: done.cancel() if job.cancelled() else None)  # by `close`, in the loop
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if submitted.cancel():  # it had not begun
+                self._release(held_bytes)
+            raise
 
     def close(self) -> None:
         """Forgets what waits for a thread, and ends each thread when it has finished what it runs."""
@@ -69,6 +82,19 @@ class Scheduler:
         else:
             self._hold(held_bytes)
 
+    def _finish(
+        self, done: asyncio.Future[Result], outcome: tuple[Result, None] | tuple[None, BaseException], held_bytes: int
+    ) -> None:
+        """One wake-up of the loop for both: the bytes are free, and who waits for the result gets it."""
+        self._release(held_bytes)
+        if done.done():  # its caller has left
+            return
+        result, error = outcome
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]  # mypy does not narrow unpacked pairs
+        else:
+            done.set_exception(error)
+
     def _release(self, held_bytes: int) -> None:
         self._hold(-held_bytes)
         self._count(-1)
@@ -92,3 +118,11 @@ class Scheduler:
     def _count(self, change: int) -> None:
         self._in_flight += change
         metrics.IN_FLIGHT.set(self._in_flight)
+
+
+def _outcome(work: Callable[[], Result]) -> tuple[Result, None] | tuple[None, BaseException]:
+    """What the work returns, or raises."""
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001  # it is raised where the work is waited for
+        return None, error

@@ -12,6 +12,7 @@ import typer
 from convolver.client.cli._filter import filter_files
 from convolver.client.cli._health import health
 from convolver.client.cli._info import info
+from convolver.client.cli._map import map_frames
 from convolver.client.cli._plan import plan
 from convolver.core.errors import ConvolverError
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="convolver",
-    help="Convolutions as a service: filter pictures, plan, and ask a server how it is.",
+    help="Convolutions as a service: filter pictures, map stacks over frames, plan, and ask a server how it is.",
     epilog="Exit status: 2 if the command line is wrong by itself, 1 for whatever else went wrong.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("filter")(filter_files)
+app.command("map")(map_frames)
 app.command("plan")(plan)
 app.command("info")(info)
 app.command("health")(health)
@@ -47,7 +49,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Convolutions as a service: filter pictures, plan, and ask a server how it is."""
+    """Convolutions as a service: filter pictures, map stacks over frames, plan, and ask a server how it is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from convolver.core.choose_stack import choose_stack
 from convolver.core.codec import execution_from_proto
 from convolver.core.errors import InvalidConvolution, LimitExceeded
 from convolver.core.geometry import Geometry
+from convolver.core.packing import packs
 from convolver.core.plan import Limits, Plan
 from convolver.core.stack_plan import StackPlan, step_of, tensor_bytes
 from convolver.core.tensors import first_nonfinite, inline
@@ -151,7 +152,7 @@ class Engine:
         backend = self._backends[plan.backend]
 
         def make() -> tuple[Prepared, int]:
-            prepared = backend.prepare(plan, held.weight, held.bias)
+            prepared = backend.prepare(plan, held.weight, held.bias, stays=True)
             return prepared, backend.prepared_bytes(plan, prepared)
 
         return held.prepared(_form_key(plan), make)
@@ -211,5 +212,9 @@ class Engine:
 
 def _form_key(plan: Plan) -> Hashable:
     """What the form of a layer's weights depends on beside the layer."""
-    lengths = tiling(plan.geometry).lengths if plan.algorithm == "fft" else ()
-    return plan.backend, plan.algorithm, plan.operation.accumulator.name, lengths
+    shape: tuple[int, ...] = ()
+    if plan.algorithm == "fft":
+        shape = tiling(plan.geometry).lengths
+    elif packs(plan):
+        shape = plan.input.shape
+    return plan.backend, plan.algorithm, plan.operation.accumulator.name, shape

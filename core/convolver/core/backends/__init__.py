@@ -62,8 +62,10 @@ class Backend(Protocol):
     def capability(self) -> Capability:
         """What it can do."""
 
-    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
-        """Weight and bias, in the operation's layout, brought into the form that `run` wants."""
+    def prepare(self, plan: Plan, weight: Array, bias: Array | None, *, stays: bool = False) -> Prepared:
+        """Weight and bias, in the operation's layout, brought into the form that `run` wants: of a layer that stays,
+        what pays over many runs.
+        """
 
     def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
         """Bytes that this form takes beside weight and bias themselves: 0 where it is a view of them."""

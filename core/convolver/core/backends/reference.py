@@ -41,7 +41,14 @@ class ReferenceBackend:
             algorithms=("direct", "fft"),
         )
 
-    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
+    def prepare(
+        self,
+        plan: Plan,
+        weight: Array,
+        bias: Array | None,
+        *,
+        stays: bool = False,  # noqa: ARG002 - NumPy takes weights as they stand
+    ) -> Prepared:
         """The weight canonical, contiguous and in the accumulator's type, or its spectra; integers stay as they are,
         since their sums depend on the values.
         """

@@ -19,12 +19,13 @@ from convolver.core.backends.activation_gradients import FLAT
 from convolver.core.backends.arrays import canonical_weight, forward_weight
 from convolver.core.backends.torch_gradients import gradients
 from convolver.core.backends.torch_pooling import pool, pool_gradient, rounded
-from convolver.core.backends.torch_sums import canonical_input, convolved, in_layout, padded
+from convolver.core.backends.torch_sums import Packed, canonical_input, convolved, in_layout, pack, padded
 from convolver.core.choose import Capability
 from convolver.core.dtypes import DTypeName
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Execution, Operation
+from convolver.core.packing import packs
 from convolver.core.parameters import Activation
 from convolver.core.plan import Plan
 from convolver.core.stack_plan import StackPlan
@@ -80,18 +81,23 @@ class TorchBackend:
             algorithms=("direct", "fft"),
         )
 
-    def prepare(self, plan: Plan, weight: Array, bias: Array | None) -> Prepared:
-        """Both on the device, in the accumulator's type, the weight canonical and contiguous, or its spectra."""
+    def prepare(self, plan: Plan, weight: Array, bias: Array | None, *, stays: bool = False) -> Prepared:
+        """Both on the device, in the accumulator's type, the weight canonical and contiguous, or packed for oneDNN
+        where it stays and that pays, or its spectra.
+        """
         canonical = canonical_weight(plan.operation, weight)
         on_device = None if bias is None else self._sent(plan, bias)
         if plan.algorithm == "direct":
-            return Prepared(self._sent(plan, np.ascontiguousarray(canonical)), on_device)
+            sent = self._sent(plan, np.ascontiguousarray(canonical))
+            return Prepared(pack(plan.geometry, sent) if stays and packs(plan) else sent, on_device)
         forward = self._sent(plan, np.ascontiguousarray(forward_weight(plan.geometry, canonical)))
         with torch.inference_mode():
             return Prepared(torch_fft.spectra(tiling(plan.geometry), forward), on_device)
 
     def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
         """Bytes that this form takes beside weight and bias themselves."""
+        if isinstance(prepared.weight, Packed):
+            return prepared.weight.bytes
         return stacks.prepared_bytes(plan, prepared, on_another_device=self._device.type != "cpu")
 
     def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:

@@ -5,6 +5,7 @@ and batch groups too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
@@ -50,11 +51,39 @@ def convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.
     if is_linear(geometry):
         return F.linear(x.flatten(1), prepared.weight.flatten(1), prepared.bias).view(geometry.canonical_output)
     x, padding = padded(geometry, x)
+    if isinstance(prepared.weight, Packed):
+        return _by_packed(geometry, x, prepared)
     groups = op.groups
     if op.batch_groups > 1:
         groups = op.batch_groups
         x = x.reshape(groups, geometry.output_batch, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
     return _FORWARD[geometry.ndim](x, prepared.weight, prepared.bias, op.stride, padding, op.dilation, groups)
+
+
+class Packed(NamedTuple):
+    """A weight in oneDNN's own layout, for inputs of one shape, and its bytes."""
+
+    weight: torch.Tensor
+    bytes: int
+
+
+def pack(geometry: Geometry, weight: torch.Tensor) -> torch.Tensor | Packed:
+    """The canonical weight (O, C, KH, KW), packed for a convolution that `packing.packs`; as it is where this torch
+    does not offer that.
+    """
+    op, reorder = geometry.operation, getattr(torch.ops.mkldnn, "_reorder_convolution_weight", None)
+    if reorder is None or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return weight
+    shape = (geometry.batch, geometry.in_channels, *geometry.input_size)
+    return Packed(reorder(weight, op.pad_begin, op.stride, op.dilation, 1, shape), weight.nbytes)
+
+
+def _by_packed(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    op = geometry.operation
+    kind: Any = (1, "none", [], "")  # one group, and nothing behind the sum
+    convolve: Any = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001 - torch's own name
+    y: torch.Tensor = convolve(x, prepared.weight.weight, prepared.bias, op.pad_begin, op.stride, op.dilation, *kind)
+    return y
 
 
 def padded(geometry: Geometry, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:

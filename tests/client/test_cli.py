@@ -36,7 +36,15 @@ print(*sys.modules)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["filter", "--help"], ["plan", "--help"], ["info", "-h"], ["health", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["filter", "--help"],
+        ["plan", "--help"],
+        ["map", "--help"],
+        ["info", "-h"],
+        ["health", "--help"],
+    ],
 )
 def test_help_loads_neither_grpc_nor_numpy(arguments: list[str]) -> None:
     run = subprocess.run([sys.executable, "-c", LOADED, *arguments], check=True, capture_output=True, text=True)

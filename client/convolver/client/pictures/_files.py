@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from convolver.client.pictures.errors import PictureError
+from convolver.core.errors import ConvolverError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -19,22 +22,31 @@ def check_folder(path: Path) -> None:
         raise PictureError(path, "is no file that can be replaced")
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then rename it to `path`: nobody ever sees a part of it.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, to be written piece by piece, that takes its place in the end.
 
     A link is followed, a file that is there already keeps its permissions.
 
-    Raises:
-        PictureError: The system refuses; then `path` is as it was, and nothing else is left.
+    Raises PictureError where the system refuses. After any error `path` is as it was, and nothing else is left.
     """
     target = path.resolve()
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("xb") as file:
+            yield file
         if target.exists():
             temporary.chmod(target.stat().st_mode)
         temporary.replace(target)
+    except ConvolverError:
+        raise  # some of which are errors of the system too
     except OSError as error:
         raise PictureError(path, error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to a file that is there whole or not at all, as `replacing`, and raises what that raises."""
+    with replacing(path) as file:
+        file.write(data)

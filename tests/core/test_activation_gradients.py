@@ -91,7 +91,16 @@ def test_what_is_cut_off_takes_no_infinity_with_it(name: Activation) -> None:
     assert activation_gradient(name, np.array([-1.0, -1.0]), grad).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["elu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus", "hardswish"])
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "elu", "hardswish"])
+def test_at_nan_it_is_torchs(name: Activation) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([float("nan")], requires_grad=True)
+    torch.autograd.backward(getattr(torch.nn.functional, name)(x).sum())
+    made = activation_gradient(name, np.array([np.nan], "float32"), np.ones(1, "float32"))
+    np.testing.assert_array_equal(made, x.grad.numpy())
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "softplus"])
 def test_nan_stays_nan(name: Activation) -> None:
     made = activation_gradient(name, np.array([np.nan, 1]), np.ones(2))
     assert np.isnan(made).tolist() == [True, False]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.server.layer_stores import DEFINITION, ROOM, definition, filled, form, gauge, held, weight
 
 from convolver.core.digest import checked_digest, digest_of
-from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer
+from convolver.core.errors import InvalidConvolution, LimitExceeded, Overloaded, UnknownLayer
 from convolver.server.layers import LayerStore
 from convolver.server.settings import Bytes, Settings
 
@@ -221,3 +221,16 @@ def test_the_text_of_a_refusal_names_both_numbers() -> None:
 def test_the_store_gets_a_quarter_of_the_memory_budget_unless_told_otherwise(budget: int, quarter: int) -> None:
     assert Settings(memory_budget=Bytes(budget)).layer_budget == quarter
     assert Settings(memory_budget=Bytes(budget), layer_budget=Bytes(77)).layer_budget == 77
+
+
+def test_layers_that_are_being_received_are_counted_until_they_are_released() -> None:
+    store = LayerStore(1000)
+    store.reserve(600)
+    with pytest.raises(Overloaded, match=r"600 bytes are being received, and one of 500 ") as refusal:
+        store.reserve(500)
+    assert refusal.value.retry_after > 0
+    store.reserve(400)
+    store.release(600)
+    store.reserve(500)
+    with pytest.raises(LimitExceeded, match="--layer-budget"):
+        store.reserve(1001)

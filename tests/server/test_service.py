@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import grpc
 import numpy as np
 import pytest
 from tests.contract import (
@@ -27,7 +28,6 @@ from convolver.v1 import convolution_service_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import grpc
     from tests.conftest import RunningServer
 
     from convolver.v1.convolution_pb2 import Convolution
@@ -67,12 +67,17 @@ def test_a_header_in_two_parts_is_one_header(channel: grpc.Channel) -> None:
     np.testing.assert_array_equal(output(call(channel, second + weight + first + image)), ANSWER)
 
 
-def test_filler_and_unknown_fields_are_ignored(channel: grpc.Channel) -> None:
+def test_filler_is_ignored(channel: grpc.Channel) -> None:
     header, (weight, image) = as_fields(good_request())
     filler = pb.ConvolveRequest(filler=b"anything").SerializeToString()
-    unknown = b"\xa2\x06\x02hi"  # field 100, length-delimited
-    message = filler + header + filler + unknown + weight + filler + image + filler
+    message = filler + header + filler + weight + filler + image + filler
     np.testing.assert_array_equal(output(call(channel, message)), ANSWER)
+
+
+def test_a_field_that_is_not_known_is_refused_beside_the_convolution_too(channel: grpc.Channel) -> None:
+    answer = refused(channel, good_request() + b"\xa2\x06\x02hi")  # field 100, length-delimited
+    assert answer.code == grpc.StatusCode.UNIMPLEMENTED
+    assert "the field request.100" in answer.text
 
 
 def test_explicit_sources_say_where_each_tensor_is(channel: grpc.Channel) -> None:

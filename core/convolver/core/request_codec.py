@@ -19,7 +19,7 @@ from convolver.core.codec import (
     tensor_from_proto,
     tensor_to_proto,
 )
-from convolver.core.errors import InvalidConvolution
+from convolver.core.errors import InvalidConvolution, UnknownLayer
 from convolver.core.gradients import Wanted
 from convolver.core.operation import Tensor
 from convolver.core.parameters import Parameters
@@ -141,13 +141,16 @@ def _layer_from_proto(i: int, layer: pb.Layer, held: Callable[[str], pb.LayerDef
         raise InvalidConvolution(f"layers[{i}] is neither a definition, nor a digest, nor pooling", f"layers[{i}]")
     if kind == "pooling":
         return pooling_from_proto(layer.pooling, f"layers[{i}].")
-    definition = held(layer.digest) if kind == "digest" else layer.definition
     try:
-        return definition_from_proto(definition)
+        return definition_from_proto(held(layer.digest) if kind == "digest" else layer.definition)
     except InvalidConvolution as refusal:
-        if count == 1:
+        if count == 1 or refusal.field.startswith("layers["):
             raise
         raise InvalidConvolution(f"layers[{i}]: {refusal.message}", f"layers[{i}].{refusal.field}") from None
+    except UnknownLayer as unknown:
+        if count == 1:
+            raise
+        raise UnknownLayer(f"layers[{i}]: {unknown.message}", unknown.digest) from None
 
 
 def definition_from_proto(definition: pb.LayerDefinition) -> ConvolutionLayer:

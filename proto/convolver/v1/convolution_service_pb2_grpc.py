@@ -84,6 +84,8 @@ class ConvolutionServiceServicer(object):
     def ConvolveStream(self, request_iterator, context):
         """Many requests in flight on one stream. Answers come in the order of completion; a request that fails has its status in its answer and
         does not end the stream. The codes are those of Convolve. An id that is in flight already: that request gets INVALID_ARGUMENT.
+        A message that cannot be read (it is none, or too long beside its data) ends the stream with its own code, once what came before it is
+        answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,6 +47,8 @@ class ConvolutionServiceStub:
     ConvolveStream: _grpc.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveStreamRequest, _convolution_service_pb2.ConvolveStreamResponse]
     """Many requests in flight on one stream. Answers come in the order of completion; a request that fails has its status in its answer and
     does not end the stream. The codes are those of Convolve. An id that is in flight already: that request gets INVALID_ARGUMENT.
+    A message that cannot be read (it is none, or too long beside its data) ends the stream with its own code, once what came before it is
+    answered.
     """
     ConvolveChunked: _grpc.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveChunkedRequest, _convolution_service_pb2.ConvolveChunkedResponse]
     """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
@@ -79,6 +81,8 @@ class ConvolutionServiceAsyncStub(ConvolutionServiceStub):
     ConvolveStream: _aio.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveStreamRequest, _convolution_service_pb2.ConvolveStreamResponse]  # type: ignore[assignment]
     """Many requests in flight on one stream. Answers come in the order of completion; a request that fails has its status in its answer and
     does not end the stream. The codes are those of Convolve. An id that is in flight already: that request gets INVALID_ARGUMENT.
+    A message that cannot be read (it is none, or too long beside its data) ends the stream with its own code, once what came before it is
+    answered.
     """
     ConvolveChunked: _aio.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveChunkedRequest, _convolution_service_pb2.ConvolveChunkedResponse]  # type: ignore[assignment]
     """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
@@ -120,6 +124,8 @@ class ConvolutionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_convolution_service_pb2.ConvolveStreamResponse], _abc.AsyncIterator[_convolution_service_pb2.ConvolveStreamResponse]]:
         """Many requests in flight on one stream. Answers come in the order of completion; a request that fails has its status in its answer and
         does not end the stream. The codes are those of Convolve. An id that is in flight already: that request gets INVALID_ARGUMENT.
+        A message that cannot be read (it is none, or too long beside its data) ends the stream with its own code, once what came before it is
+        answered.
         """
 
     @_abc_1.abstractmethod

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from convolver.core.errors import BackendFailure, ConvolverError
 from convolver.core.status import to_status
 from convolver.server import metrics
-from convolver.server._metrics_interceptor import _write_all as write_all
+from convolver.server._metrics_interceptor import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -130,7 +130,7 @@ def _counted(handler: Handler, series: _Series) -> Handler:
                 series.received.inc()
             counting = _Context(context, series)
             if handler.response_streaming:
-                await _write_all(behaviour(request, counting), counting)
+                await write_all(behaviour(request, counting), counting)
                 return None
             response = await behaviour(request, counting)
             series.sent.inc()
@@ -139,7 +139,7 @@ def _counted(handler: Handler, series: _Series) -> Handler:
     return make(run, handler.request_deserializer, handler.response_serializer)
 
 
-async def _write_all(responses: Any, context: _Context) -> None:  # noqa: ANN401  # what either kind of handler returns
+async def write_all(responses: Any, context: _Context) -> None:  # noqa: ANN401  # what either kind of handler returns
     """Runs a coroutine that writes by itself, or writes what a generator yields.
 
     gRPC would do the latter, but leaves a cancelled call's generator to the garbage collector, and its end with it.

@@ -13,7 +13,7 @@ from convolver.core.backends import LayerWeights, Smeared, available
 from convolver.core.choose import Capability, choose
 from convolver.core.choose_stack import choose_stack
 from convolver.core.codec import execution_from_proto
-from convolver.core.errors import InvalidConvolution, LimitExceeded
+from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer
 from convolver.core.geometry import Geometry
 from convolver.core.packing import packs
 from convolver.core.plan import Limits, Plan
@@ -91,7 +91,17 @@ class Engine:
 
     def hold(self, job: Job) -> Held:
         """The layers of the store that the job names; they are used thereby. Raises UnknownLayer."""
-        return tuple(self.store.get(source.digest) if source and source.digest else None for source in job.sources)
+        return tuple(map(partial(self._found, count=len(job.sources)), range(len(job.sources)), job.sources))
+
+    def _found(self, i: int, source: Source | None, *, count: int) -> HeldLayer | None:
+        if source is None or not source.digest:
+            return None
+        try:
+            return self.store.get(source.digest)
+        except UnknownLayer as unknown:
+            if count == 1:
+                raise
+            raise UnknownLayer(f"layers[{i}]: {unknown.message}", unknown.digest) from None
 
     def run(self, job: Job, held: Held, entries: Sequence[memoryview]) -> Outcome:
         """Computes, in the calling thread, with the bytes of the request's tensors.

@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 class IncomingLayer:
     """The bytes of a layer's weight, then bias, as they come.
 
-    `definition` is the serialised LayerDefinition, `header` the same, parsed; `check` is given the bytes of the whole
-    layer before memory is taken for them. Raises InvalidConvolution as `checked`, and what `check` raises.
+    `definition` is the serialised LayerDefinition, `header` the same, parsed; `reserve` is given `bytes`, those of the
+    whole layer, before memory is taken for them. Raises InvalidConvolution as `checked`, and what `reserve` raises.
     """
 
-    def __init__(self, definition: bytes, header: pb.LayerDefinition, check: Callable[[int], None]) -> None:
+    def __init__(self, definition: bytes, header: pb.LayerDefinition, reserve: Callable[[int], None]) -> None:
         layer = checked(definition_from_proto(header))
         self.definition = definition
         self._tensors = {"weight": layer.weight} | ({"bias": layer.bias} if layer.bias else {})
         self._size = sum(map(tensor_bytes, self._tensors.values()))
-        check(len(definition) + self._size)
+        self.bytes = len(definition) + self._size
+        reserve(self.bytes)
         self._data = np.empty(self._size, np.uint8)  # the system gives memory for what is written, not for what is said
         self._come = 0
 

@@ -10,9 +10,8 @@ from convolver.core.digest import checked_digest
 from convolver.core.errors import InvalidConvolution, Unsupported
 from convolver.core.plan import Plan
 from convolver.core.tensors import Sourced
-from convolver.core.unknown import unknown_field
 from convolver.core.wire import split
-from convolver.server.messages import read
+from convolver.server.messages import read, refuse_unknown
 from convolver.v1 import convolution_pb2 as pb
 
 if TYPE_CHECKING:
@@ -59,12 +58,16 @@ class Job:
         return {name for name, is_needed in needed.items() if not is_needed} - kept
 
 
+def layer_count(raw: bytes) -> int:
+    """How many layers a serialised Convolution has. Raises as `split`."""
+    _, layers = split(raw, _LAYERS)
+    return len(layers)
+
+
 def read_convolution(raw: bytes) -> pb.Convolution:
     """The message, with nothing in it that is unknown or to come. Raises InvalidConvolution or Unsupported."""
     convolution = read(pb.Convolution, raw)
-    unknown = unknown_field(convolution)
-    if unknown:
-        raise Unsupported(f"the request has the field {unknown}, which this version of the contract does not know")
+    refuse_unknown(convolution, "convolution")
     if convolution.output_regions:
         raise Unsupported("this version does not serve shared memory")
     return convolution
@@ -87,6 +90,8 @@ def _source(i: int, layer: pb.Layer, sent: Sequence[memoryview], *, alone: bool)
         raise InvalidConvolution(
             f"layers[{i}] asks to keep a {kind}, but definitions alone are kept", f"layers[{i}].keep"
         )
+    if kind != "definition":
+        _refuse_sources(i, layer)
     if kind in ("pooling", None):  # what is of no kind is refused with its plan
         return None
     if kind == "digest":
@@ -94,6 +99,14 @@ def _source(i: int, layer: pb.Layer, sent: Sequence[memoryview], *, alone: bool)
     prefix = "" if alone else f"layers[{i}]."
     bias = f"{prefix}bias" if layer.definition.HasField("bias") else ""
     return Source("", f"{prefix}weight", bias, _as_sent(i, sent[i]) if layer.keep else b"")
+
+
+def _refuse_sources(i: int, layer: pb.Layer) -> None:
+    """Raises InvalidConvolution for sources of weights that a layer does not bring."""
+    for name in ("weight_source", "bias_source"):
+        if layer.HasField(name):
+            field = f"layers[{i}].{name}"
+            raise InvalidConvolution(f"{field} is given, but the layer has no definition", field)
 
 
 def _as_sent(i: int, layer: memoryview) -> bytes:

@@ -6,17 +6,16 @@ import asyncio
 import hmac
 import math
 import secrets
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.message import Message
 
-from convolver.core.errors import InvalidConvolution, Unsupported, shown
-from convolver.core.unknown import unknown_field
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.wire import join, split
 from convolver.server import metrics
 from convolver.server.incoming_layer import IncomingLayer
-from convolver.server.messages import read
+from convolver.server.messages import known
 from convolver.v1 import layer_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ LARGEST_PAGE = 2**21
 DEFAULT_PAGE, MOST_OF_A_PAGE = 100, 1000
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
-_Read = TypeVar("_Read", bound=Message)
 
 
 class LayerService:
@@ -47,6 +45,7 @@ class LayerService:
     def __init__(self, layers: LayerStore, calls: Calls) -> None:
         self._layers, self._calls = layers, calls
         self._key = secrets.token_bytes(32)
+        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="layers")  # gigabytes, behind which no plan may wait
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server is given."""
@@ -61,52 +60,33 @@ class LayerService:
     async def put_layer(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
         """Holds the layer that comes in these messages."""
         self._calls.follow(context)
-        incoming: IncomingLayer | None = None
-        async for request in requests:
-            metrics.RECEIVED_BYTES.inc(len(request))
-            definition, header, data = _parts(request)
-            incoming = self._begun(incoming, definition, header)
-            for part in data:
-                incoming.take(part)
-        if incoming is None:
-            raise InvalidConvolution("the call ended without a message; the first has the definition", "definition")
-        return _one(await asyncio.to_thread(self._put, incoming))
+        receiver = _Receiver(self._layers)
+        try:
+            if await self._calls.unless_draining(receiver.take(requests)):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining: try another")
+            loop = asyncio.get_running_loop()
+            return _one(await loop.run_in_executor(self._hashing, receiver.put))
+        finally:
+            receiver.close()
 
     async def get_layer(self, request: bytes, _context: _Context) -> bytes:
         """What is held under a digest."""
-        return _one(self._layers.find(_known(pb.GetLayerRequest, request).digest))
+        return _one(self._layers.find(known(pb.GetLayerRequest, request).digest))
 
     async def list_layers(self, request: bytes, _context: _Context) -> bytes:
         """A page of what is held: what was used before the last layer of the page before."""
-        asked = _known(pb.ListLayersRequest, request)
+        asked = known(pb.ListLayersRequest, request)
         most, before = _page_size(asked.page_size), self._position(asked.page_token)
-        left = [layer for layer in self._layers.layers() if layer.use < before]
-        page = _page(left, most)
-        token = self._token(str(page[-1].use)) if len(page) < len(left) else ""
+        left = [(use, layer) for use, layer in self._layers.by_use() if use < before]
+        page = left[: _page([layer for _, layer in left[:most]])]
+        token = self._token(str(page[-1][0])) if len(page) < len(left) else ""
         header = pb.ListLayersResponse(next_page_token=token).SerializeToString()
-        return join(header, [_encoded(layer) for layer in page], field=1, filler=None)
+        return join(header, [_encoded(layer) for _, layer in page], field=1, filler=None)
 
     async def delete_layer(self, request: bytes, _context: _Context) -> bytes:
         """Lets go of a layer."""
-        self._layers.delete(_known(pb.DeleteLayerRequest, request).digest)
+        self._layers.delete(known(pb.DeleteLayerRequest, request).digest)
         return pb.DeleteLayerResponse().SerializeToString()
-
-    def _begun(
-        self, incoming: IncomingLayer | None, definition: bytes | None, header: pb.PutLayerRequest
-    ) -> IncomingLayer:
-        """The layer that a message's data belongs to. Raises InvalidConvolution unless the first message, and no other,
-        has a definition.
-        """
-        if incoming is None:
-            if definition is None:
-                raise InvalidConvolution("the first message has no definition", "definition")
-            return IncomingLayer(definition, header.definition, self._layers.check)
-        if definition is not None:
-            raise InvalidConvolution("a later message has a second definition; the first alone has one", "definition")
-        return incoming
-
-    def _put(self, incoming: IncomingLayer) -> HeldLayer:
-        return self._layers.put(incoming.definition, *incoming.arrays())
 
     def _token(self, position: str) -> str:
         """A position that this process, and no other, gave away."""
@@ -123,14 +103,41 @@ class LayerService:
         return int(position)
 
 
-def _known(kind: type[_Read], data: bytes) -> _Read:
-    """The message. Raises as `read`, and Unsupported for a field that this version does not know, at any depth."""
-    message = read(kind, data)
-    unknown = unknown_field(message, "request")
-    if unknown:
-        text = f"the request has the field {unknown}, which this version of the contract does not know"
-        raise Unsupported(text)
-    return message
+class _Receiver:
+    """Takes the messages of one PutLayer, and has the store count what is to come until it is closed."""
+
+    def __init__(self, layers: LayerStore) -> None:
+        self._layers = layers
+        self._incoming: IncomingLayer | None = None
+
+    async def take(self, requests: AsyncIterator[bytes]) -> None:
+        """All of them. Raises InvalidConvolution unless the first message, and no other, has a definition."""
+        async for request in requests:
+            metrics.RECEIVED_BYTES.inc(len(request))
+            definition, header, data = _parts(request)
+            incoming = self._begun(definition, header)
+            for part in data:
+                incoming.take(part)
+
+    def put(self) -> HeldLayer:
+        """Holds what came. Raises InvalidConvolution where that is not all."""
+        if self._incoming is None:
+            raise InvalidConvolution("the call ended without a message; the first has the definition", "definition")
+        return self._layers.put(self._incoming.definition, *self._incoming.arrays(), is_private=True)
+
+    def close(self) -> None:
+        """Forgets what came, if the store does not hold it."""
+        if self._incoming is not None:
+            self._layers.release(self._incoming.bytes)
+
+    def _begun(self, definition: bytes | None, header: pb.PutLayerRequest) -> IncomingLayer:
+        if self._incoming is None:
+            if definition is None:
+                raise InvalidConvolution("the first message has no definition", "definition")
+            self._incoming = IncomingLayer(definition, header.definition, self._layers.reserve)
+        elif definition is not None:
+            raise InvalidConvolution("a later message has a second definition; the first alone has one", "definition")
+        return self._incoming
 
 
 def _parts(request: bytes) -> tuple[bytes | None, pb.PutLayerRequest, Sequence[memoryview]]:
@@ -142,7 +149,7 @@ def _parts(request: bytes) -> tuple[bytes | None, pb.PutLayerRequest, Sequence[m
     size = sum(part.nbytes for part in data)
     if size > LARGEST_DATA:
         raise InvalidConvolution(f"a message has {size} bytes of data; it may have {LARGEST_DATA}", "data")
-    return bytes(definitions[0]) if definitions else None, _known(pb.PutLayerRequest, header), data
+    return bytes(definitions[0]) if definitions else None, known(pb.PutLayerRequest, header), data
 
 
 def _page_size(asked: int) -> int:
@@ -151,14 +158,14 @@ def _page_size(asked: int) -> int:
     return asked or DEFAULT_PAGE
 
 
-def _page(layers: Sequence[HeldLayer], most: int) -> Sequence[HeldLayer]:
-    """The first of them: `most`, or fewer where their definitions are large."""
+def _page(layers: Sequence[HeldLayer]) -> int:
+    """How many of them are a page: all, or fewer where their definitions are large."""
     size = 0
-    for count, layer in enumerate(layers[:most], 1):
+    for count, layer in enumerate(layers, 1):
         size += len(layer.definition)
         if size >= LARGEST_PAGE:
-            return layers[:count]
-    return layers[:most]
+            return count
+    return len(layers)
 
 
 def _one(layer: HeldLayer) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from convolver.core.digest import checked_digest, digest_of
-from convolver.core.errors import LimitExceeded, UnknownLayer
+from convolver.core.errors import LimitExceeded, Overloaded, UnknownLayer
 from convolver.core.tensors import to_bytes
 from convolver.server import metrics
 from convolver.v1 import convolution_pb2 as pb
@@ -52,7 +52,7 @@ class HeldLayer:
     def __init__(self, store: LayerStore, digest: str, definition: bytes, weight: Array, bias: Array | None) -> None:
         self.digest, self.definition = digest, definition
         self.header = pb.LayerDefinition.FromString(definition)
-        self.weight, self.bias = _owned(weight), None if bias is None else _owned(bias)
+        self.weight, self.bias = weight, bias
         self.forms: OrderedDict[Hashable, Form] = OrderedDict()
         self.bytes = _size(definition, weight, bias)
         self.use, self.used = 0, time.monotonic()
@@ -84,7 +84,7 @@ class LayerStore:
         self._lock = threading.Lock()
         self._held: OrderedDict[str, HeldLayer] = OrderedDict()  # the latest used last
         self._uses = itertools.count(1)
-        self.bytes = 0
+        self.bytes = self._coming = 0
         self._show()
 
     @property
@@ -94,8 +94,12 @@ class LayerStore:
 
     def layers(self) -> list[HeldLayer]:
         """All of them, the latest used first."""
+        return [layer for _, layer in self.by_use()]
+
+    def by_use(self) -> list[tuple[int, HeldLayer]]:
+        """All of them with their `use` at one moment, the latest used first."""
         with self._lock:
-            return list(reversed(self._held.values()))
+            return [(layer.use, layer) for layer in reversed(self._held.values())]
 
     def get(self, digest: str) -> HeldLayer:
         """The layer, which is thereby used. Raises UnknownLayer, and InvalidConvolution for what is no digest."""
@@ -114,16 +118,35 @@ class LayerStore:
             text = f"the layer takes {size} bytes, above this server's limit of {self._budget} ({setting})"
             raise LimitExceeded(text, "bytes of the layer", self._budget, size, setting)
 
-    def put(self, definition: bytes, weight: Array, bias: Array | None) -> HeldLayer:
+    def reserve(self, size: int) -> None:
+        """Counts the bytes of a layer that is to come, until `release`. Raises as `check`, and Overloaded where such
+        layers would take more than the budget once more.
+        """
+        self.check(size)
+        with self._lock:
+            if self._coming + size > self._budget:
+                text = f"layers of {self._coming} bytes are being received, and one of {size} does not fit beside them"
+                raise Overloaded(text, retry_after=1.0)
+            self._coming += size
+
+    def release(self, size: int) -> None:
+        """Takes back what `reserve` counted."""
+        with self._lock:
+            self._coming -= size
+
+    def put(self, definition: bytes, weight: Array, bias: Array | None, *, is_private: bool = False) -> HeldLayer:
         """Hashes, copies and holds a layer, or uses the one that is held already.
 
-        `definition` is a serialised LayerDefinition, `weight` and `bias` its tensors. Raises LimitExceeded, as `check`.
+        `definition` is a serialised LayerDefinition, `weight` and `bias` its tensors, which are not copied where they
+        are `is_private`. Raises LimitExceeded, as `check`.
         """
         self.check(_size(definition, weight, bias))
         digest = digest_of(definition, to_bytes(weight), None if bias is None else to_bytes(bias))
         with self._lock:
             if digest in self._held:
                 return self._use(self._held[digest])
+        if not is_private:
+            weight, bias = _owned(weight), None if bias is None else _owned(bias)
         layer = HeldLayer(self, digest, definition, weight, bias)
         with self._lock:
             if digest in self._held:  # another thread was faster

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from convolver.core.errors import InvalidConvolution, LimitExceeded
+from convolver.core.errors import InvalidConvolution, LimitExceeded, Unsupported
+from convolver.core.unknown import unknown_field
 from convolver.core.wire import split
 
 LARGEST_HEADER = 2**20
@@ -22,6 +23,20 @@ def read(kind: type[_Read], data: bytes) -> _Read:
         return kind.FromString(data)
     except DecodeError as error:
         raise InvalidConvolution(f"the request is not a {kind.DESCRIPTOR.full_name}: {error}") from error
+
+
+def known(kind: type[_Read], data: bytes) -> _Read:
+    """The message. Raises as `read` and as `refuse_unknown`."""
+    message = read(kind, data)
+    refuse_unknown(message, "request")
+    return message
+
+
+def refuse_unknown(message: Message, path: str) -> None:
+    """Raises Unsupported for a field that this version does not know, at any depth."""
+    unknown = unknown_field(message, path)
+    if unknown:
+        raise Unsupported(f"the request has the field {unknown}, which this version of the contract does not know")
 
 
 def taken_out(message: bytes, field: int) -> tuple[bytes, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolver.core import plan_codec
@@ -14,6 +14,8 @@ from convolver.core.tensors import to_bytes
 from convolver.core.wire import join
 from convolver.server import metrics
 from convolver.server.engine import Replanned
+from convolver.server.jobs import layer_count
+from convolver.server.remembered import Remembered
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
@@ -26,11 +28,8 @@ if TYPE_CHECKING:
 
     Envelope = Callable[[plan_pb2.Result], bytes]
 
-REMEMBERED = 1024
-"""Headers whose plans are kept: callers send the same few again and again, and a plan costs more than a tiny sum."""
-
-LONGEST_REMEMBERED = 4096
-"""Bytes of a header that is kept; ordinary ones have 200. What does not fit is planned each time."""
+FEW_LAYERS = 8
+"""Of a request that is planned on the event loop, where health has to be answered too: a thousand take a second."""
 
 
 class Accepted(NamedTuple):
@@ -38,6 +37,11 @@ class Accepted(NamedTuple):
 
     job: Job
     plan: plan_pb2.Plan
+
+    @property
+    def layers(self) -> int:
+        """Layers of the request."""
+        return len(self.job.sources)
 
 
 class Arrived(NamedTuple):
@@ -52,7 +56,7 @@ class Requests:
 
     def __init__(self, engine: Engine, scheduler: Scheduler, largest_message: int) -> None:
         self._engine, self._scheduler, self._largest = engine, scheduler, largest_message
-        self._remembered = lru_cache(REMEMBERED)(self._accepted)
+        self._remembered = Remembered[Accepted]()
 
     async def answer(
         self, convolution: bytes, entries: Sequence[memoryview], received: float, envelope: Envelope
@@ -60,16 +64,16 @@ class Requests:
         """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
         and `envelope` makes the answer's header of its result. Raises what the engine raises.
         """
-        if len(convolution) <= LONGEST_REMEMBERED:
-            accepted = self._remembered(convolution)
-        else:  # a thousand layers take a second to plan, and meanwhile health has to be answered
-            accepted = await asyncio.to_thread(self._accepted, convolution)
+        accepted = self._remembered.get(convolution)
+        if accepted is None:
+            accepted = await self._accepted_anew(convolution)
+            self._remembered.put(convolution, accepted)
         held = self._engine.hold(accepted.job)
         arrived = Arrived(received, time.perf_counter())
         try:
             return await self._computed(accepted, held, entries, arrived, envelope)
         except Replanned as again:  # what was in vain counts as planning
-            planned = _planned(again.job)
+            planned = await asyncio.to_thread(_planned, again.job)
             return await self._computed(planned, held, entries, Arrived(received, time.perf_counter()), envelope)
 
     async def _computed(
@@ -77,6 +81,11 @@ class Requests:
     ) -> bytes:
         work = partial(self._answer, accepted, held, entries, arrived, envelope)
         return await self._scheduler.run(accepted.job.plan.peak_bytes, work)
+
+    async def _accepted_anew(self, convolution: bytes) -> Accepted:
+        if layer_count(convolution) <= FEW_LAYERS:
+            return self._accepted(convolution)
+        return await asyncio.to_thread(self._accepted, convolution)
 
     def _accepted(self, convolution: bytes) -> Accepted:
         """All that a request's header decides, and so what a header that came before has decided already."""

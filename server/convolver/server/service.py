@@ -16,7 +16,7 @@ import grpc
 from convolver.core import plan_codec
 from convolver.core.wire import split
 from convolver.server import metrics
-from convolver.server.messages import read, taken_out
+from convolver.server.messages import known, taken_out
 from convolver.server.stream import ConvolveStream
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
@@ -59,7 +59,9 @@ class ConvolutionService:
         received = time.perf_counter()
         metrics.RECEIVED_BYTES.inc(len(request))
         header, entries = split(request)
-        _, convolution = taken_out(header, _CONVOLUTION)
+        rest, convolution = taken_out(header, _CONVOLUTION)
+        if rest:  # filler, in requests of our own
+            known(pb.ConvolveRequest, rest)
         answer = await self._requests.answer(convolution, entries, received, _convolve_response)
         metrics.SENT_BYTES.inc(len(answer))
         return answer
@@ -71,7 +73,8 @@ class ConvolutionService:
 
     async def plan(self, request: bytes, _context: _Context) -> bytes:
         """What `convolve` would do."""
-        _, convolution = taken_out(request, _CONVOLUTION)
+        rest, convolution = taken_out(request, _CONVOLUTION)
+        known(pb.PlanRequest, rest)
         return await asyncio.to_thread(self._planned, convolution)  # for a thousand layers it takes a second
 
     def _planned(self, convolution: bytes) -> bytes:
@@ -80,7 +83,7 @@ class ConvolutionService:
 
     async def get_info(self, request: bytes, _context: _Context) -> bytes:
         """What this server is and may."""
-        read(pb.GetInfoRequest, request)
+        known(pb.GetInfoRequest, request)
         settings = self._settings
         limits = pb.Limits(
             max_message_bytes=settings.max_message,

@@ -17,7 +17,7 @@ from convolver.core.status import to_status
 from convolver.core.wire import split
 from convolver.server import metrics
 from convolver.server._errors_interceptor import as_error
-from convolver.server.messages import read, taken_out
+from convolver.server.messages import read, refuse_unknown, taken_out
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import plan_pb2
 from convolver.v1 import status_pb2 as own_status_pb2
@@ -113,6 +113,7 @@ class ConvolveStream:
             return _failed(request.id, to_status(as_error(taken)))
         self._in_flight.add(request.id)
         try:
+            refuse_unknown(request, "request")
             async with asyncio.timeout(_seconds(request)):
                 return await self._requests.answer(convolution, entries, received, partial(_succeeded, request.id))
         except TimeoutError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convolver.core.backends import Array
-from convolver.core.backends.activations import BLOCK, _sigmoid
+from convolver.core.backends.activations import BLOCK, sigmoid
 from convolver.core.backends.erfc import erfc
 from convolver.core.parameters import Activation
 
@@ -34,11 +34,11 @@ def _smooth(derivative: Callable[[Array], Array]) -> Callable[[Array, Array], Ar
 
 
 def _sigmoid_slope(x: Array) -> Array:
-    return _sigmoid(x) * _sigmoid(-x)
+    return sigmoid(x) * sigmoid(-x)
 
 
 def _silu_slope(x: Array) -> Array:
-    y: Array = _sigmoid(x) * (1 + x * _sigmoid(-x))
+    y: Array = sigmoid(x) * (1 + x * sigmoid(-x))
     return y
 
 
@@ -58,14 +58,14 @@ def _gelu_tanh_slope(x: Array) -> Array:
 _FUNCTIONS: dict[Activation, Callable[[Array, Array], Array]] = {
     "none": lambda _, grad: grad,
     "relu": lambda x, grad: np.where(x <= 0, 0, grad),
-    "relu6": lambda x, grad: np.where((x > 0) & (x < 6), grad, 0),
+    "relu6": lambda x, grad: np.where((x <= 0) | (x >= 6), 0, grad),
     "leaky_relu": lambda x, grad: np.where(x > 0, grad, 0.01 * grad),
-    "elu": lambda x, grad: np.where(x > 0, grad, grad * np.exp(np.minimum(x, 0))),
+    "elu": lambda x, grad: np.where(x <= 0, grad * np.exp(np.minimum(x, 0)), grad),
     "gelu": _smooth(_gelu_slope),
     "gelu_tanh": _smooth(_gelu_tanh_slope),
     "silu": _smooth(_silu_slope),
     "sigmoid": _smooth(_sigmoid_slope),
     "tanh": _smooth(lambda x: 1 / np.square(np.cosh(x))),
-    "softplus": _smooth(_sigmoid),
-    "hardswish": lambda x, grad: np.where(x <= -3, 0, np.where(x >= 3, grad, grad * (x / 3 + 0.5))),
+    "softplus": _smooth(sigmoid),
+    "hardswish": lambda x, grad: np.where(x <= -3, 0, np.where(x < 3, grad * (x / 3 + 0.5), grad)),
 }

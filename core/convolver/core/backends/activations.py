@@ -28,7 +28,8 @@ def activate(name: Activation, x: Array) -> None:
             block[...] = _FUNCTIONS[name](block)
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), without overflow."""
     small = np.exp(-np.abs(x))
     y: Array = np.where(x >= 0, 1, small) / (1 + small)
     return y
@@ -52,8 +53,8 @@ _FUNCTIONS: dict[Activation, Callable[[Array], Array]] = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
-    "silu": lambda x: x * _sigmoid(x),
-    "sigmoid": _sigmoid,
+    "silu": lambda x: x * sigmoid(x),
+    "sigmoid": sigmoid,
     "tanh": np.tanh,
     "softplus": lambda x: np.logaddexp(x, 0),
     "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,

@@ -15,7 +15,6 @@ from convolver.core.dtypes import DTypeName
 from convolver.core.pooling import Pooling
 
 _MAX: dict[int, Callable[..., torch.Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE: dict[int, Callable[..., torch.Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _ADAPTIVE: dict[int, Callable[..., torch.Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,

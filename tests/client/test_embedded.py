@@ -245,7 +245,7 @@ except ServiceUnavailable as error:
     say(text=str(error))
 """
     (said,) = told(script, tmp_path, CONVOLVER_THREADS="many")
-    assert said["text"].startswith("the embedded server did not start: ")
+    assert said["text"].startswith("the embedded server did not start and ended with status 2: ")
     assert "CONVOLVER_THREADS: 'many'" in said["text"]
 
 

@@ -106,7 +106,13 @@ WRONG: dict[str, Wrong] = {
         "layers[1].input.shape[1]", ("layers[1]", "(4, 1, 1, 1)", "(1, 3, 9, 9)"), [FITS, conv(4, 1, 1, 1, groups=2)]
     ),
     "another number of dimensions": Wrong(
-        "layers[1].input.shape", ("layers[1]", "(3, 3, 3)", "(1, 3, 9, 9)"), [FITS, conv(3, 3, 3)]
+        "layers[1].weight.shape", ("layers[1]", "(3, 3, 3)", "1 spatial", "have 2"), [FITS, conv(3, 3, 3)]
+    ),
+    "a batch that would become channels": Wrong(
+        "layers[1].weight.shape",
+        ("layers[1]", "(8, 3, 3, 3)", "2 spatial", "have 1"),
+        [conv(3, 3, 2), conv(8, 3, 3, 3)],
+        np.ones((3, 3, 9), np.float32),
     ),
     "no layers": Wrong("layers", ("0 entries", "1 to 1024"), []),
     "1025 layers": Wrong("layers", ("1025 entries", "1 to 1024"), [Pool("max", 1)] * 1025),

@@ -70,11 +70,11 @@ class EmbeddedServer:
 
     def wait_until_listening(self) -> None:
         """Raises ServiceUnavailable, with what the child said, where it does not come up."""
-        self._settled.wait(START_SECONDS)
+        has_ended = self._settled.wait(START_SECONDS)
         if not self._listening:
-            raise ServiceUnavailable(
-                f"the embedded server did not start: {' / '.join(self._lines[-5:]) or 'it said nothing'}"
-            )
+            how = f"and ended with status {self._child.wait()}" if has_ended else f"within {START_SECONDS:g} s"
+            said = " / ".join(self._lines[-5:]) or "it said nothing"
+            raise ServiceUnavailable(f"the embedded server did not start {how}: {said}")
 
     def hold(self) -> None:
         """One client more."""

@@ -41,6 +41,7 @@ def parse_stack(input: Tensor, layers: Sequence[Layer], common: Parameters) -> t
     if not 1 <= len(layers) <= MOST_LAYERS:
         raise InvalidConvolution(f"layers has {len(layers)} entries; there may be 1 to {MOST_LAYERS}", "layers")
     ndim, layout = _ndim(input, layers), _layout(layers)
+    _check_ranks(layers, ndim)
     steps: list[Step] = []
     for i, layer in enumerate(layers):
         given: dict[str, Any] = {**common}
@@ -76,6 +77,17 @@ def _ndim(input: Tensor, layers: Sequence[Layer]) -> int:
             if isinstance(value, Sequence) and 1 <= len(value) <= 3:
                 return len(value)
     return len(input.shape) - 2
+
+
+def _check_ranks(layers: Sequence[Layer], ndim: int) -> None:
+    """Raises InvalidConvolution where weights differ in rank: a batch would be taken for channels, or the reverse."""
+    for i, layer in enumerate(layers):
+        if isinstance(layer, ConvolutionLayer) and len(layer.weight.shape) - 2 != ndim:
+            shape = layer.weight.shape
+            text = (
+                f"layers[{i}].weight {shape} has {len(shape) - 2} spatial dimensions, but the layers before have {ndim}"
+            )
+            raise InvalidConvolution(text, f"layers[{i}].weight.shape")
 
 
 def _layout(layers: Sequence[Layer]) -> Layout:

@@ -83,10 +83,10 @@ class Engine:
         convolution = read_convolution(raw)
         sources = sources_of(convolution, raw)
         plan, tensors = self._plan(convolution), tensors_of(convolution, sources)
-        for source in sources:
+        for i, source in enumerate(sources):
             if source and source.kept:
                 size = sum(tensor_bytes(tensors[name].tensor) for name in (source.weight, source.bias) if name)
-                self.store.check(len(source.kept) + size)
+                self.store.check(len(source.kept) + size, f"layers[{i}]" if len(sources) > 1 else "the layer")
         return Job(plan, tensors, sources)
 
     def hold(self, job: Job) -> Held:

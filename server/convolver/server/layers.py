@@ -111,11 +111,11 @@ class LayerStore:
         with self._lock:
             return self._found(digest)
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, what: str = "the layer") -> None:
         """Raises LimitExceeded where a layer of so many bytes, definition included, is larger than the store."""
         if size > self._budget:
             setting = "--layer-budget"
-            text = f"the layer takes {size} bytes, above this server's limit of {self._budget} ({setting})"
+            text = f"{what} takes {size} bytes, above this server's limit of {self._budget} ({setting})"
             raise LimitExceeded(text, "bytes of the layer", self._budget, size, setting)
 
     def reserve(self, size: int) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Address = Annotated[
     str | None,
     typer.Option(
-        help="host:port, unix:/path or dns:///host:port. Without it and without CONVOLVER_ADDRESS, "
+        help="host:port, unix:/path or dns:///host:port; several host:port with commas. Without it and without CONVOLVER_ADDRESS, "
         "the command starts a server of its own.",
     ),
 ]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 Address = Annotated[
     str | None,
     typer.Option(
-        help="host:port, unix:/path or dns:///host:port; several host:port with commas. Without it and without CONVOLVER_ADDRESS, "
-        "the command starts a server of its own.",
+        help="host:port, unix:/path or dns:///host:port; several host:port with commas between. Without it and without "
+        "CONVOLVER_ADDRESS, the command starts a server of its own.",
     ),
 ]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FRAMES = 500
 """Of one round of the comparison of map with a loop."""
 
+BATCHES = (16, 256)
+"""Pictures of a step: the example's, which has few of them in all, and the book's."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
@@ -44,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = {
             "layer": _layer(client, echo.caller(port), options.rounds),
             "map": _map(client, max(3, options.rounds // 20)),
-            "lenet": _lenet(address, max(3, options.rounds // 30)),
+            **{f"lenet {size}": _lenet(address, max(3, options.rounds // 30), size) for size in BATCHES},
         }
-    tables = [_layer_table(figures["layer"]), _map_table(figures["map"]), _lenet_table(figures["lenet"])]
+    lenets = [_lenet_table(figures[f"lenet {size}"], size) for size in BATCHES]
+    tables = [_layer_table(figures["layer"]), _map_table(figures["map"]), *lenets]
     write("stay", {"machine": machine("grpcio", "numpy", "torch"), "seconds": figures}, tables, options.out)
 
 
@@ -84,8 +88,9 @@ def _map(client: Client, rounds: int) -> Figures:
     return medians(interleave(candidates, rounds, warmup=1))
 
 
-def _lenet(address: str, rounds: int) -> Figures:
-    """An epoch of examples/lenet.py, from the same weights each time."""
+def _lenet(address: str, rounds: int, batch: int) -> Figures:
+    """An epoch of examples/lenet.py in batches of that size, from the same weights each time."""
+    lenet.BATCH_SIZE = batch
 
     def epoch(by: str) -> Callable[[], object]:
         def learn() -> list[float]:
@@ -98,7 +103,7 @@ def _lenet(address: str, rounds: int) -> Figures:
 
     torch.manual_seed(0)
     learnt, _ = lenet.digits()
-    with lenet.CountingClient(address) as client:
+    with Client(address) as client:
         return medians(interleave({by: epoch(by) for by in ("local", "stack", "layers")}, rounds, warmup=1))
 
 
@@ -118,10 +123,10 @@ def _map_table(figures: Figures) -> Table:
     return Table("A frame of 1x3x32x32 -> 16, 3x3, median", ("", "seconds", "of map's"), rows)
 
 
-def _lenet_table(figures: Figures) -> Table:
+def _lenet_table(figures: Figures, batch: int) -> Table:
     rows = [[name, duration(seconds), f"{seconds / figures['local']:.2f}"] for name, seconds in figures.items()]
     return Table(
-        "An epoch of LeNet on the digits of scikit-learn (examples/lenet.py), median",
+        f"An epoch of LeNet on the digits of scikit-learn (examples/lenet.py), batches of {batch}, median",
         ("", "seconds", "of torch's"),
         rows,
     )

@@ -105,6 +105,13 @@ def test_an_input_that_does_not_fit_the_linear_layer_is_refused(shape: tuple[int
     assert refused.value.field == "2"
 
 
+@pytest.mark.parametrize("module", [3, None, [], nn.ReLU])
+def test_what_is_no_module_is_named(module: Any) -> None:  # noqa: ANN401 - what is tested
+    with pytest.raises(InvalidConvolution, match=rf"^module is a {type(module).__name__}; it must be ") as refused:
+        describe(module)
+    assert refused.value.field == "module"
+
+
 def test_a_module_alone_is_named_as_such() -> None:
     with pytest.raises(InvalidConvolution, match=r"the module \(Softmax\): no layer"):
         describe(nn.Softmax(1))

@@ -195,7 +195,7 @@ def test_what_is_no_stack_is_refused_when_it_is_made(
 def test_a_layer_of_the_other_colour_is_refused() -> None:
     other = AsyncClient("127.0.0.1:1").layer(KERNEL)
     with pytest.raises(InvalidConvolution, match=r"layers\[0\] is a AsyncLayer"):
-        Client("127.0.0.1:1").stack([other])  # type: ignore[list-item] # is what is tested
+        Client("127.0.0.1:1").stack([other])
 
 
 def test_what_does_not_fit_is_refused_naming_the_layer_and_nothing_is_sent() -> None:

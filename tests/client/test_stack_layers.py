@@ -9,9 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convolver.client._stack_layers import Conv, Pool
+from convolver.client import AsyncClient, Client, Conv, HeldWeights, Pool
 from convolver.core.errors import InvalidConvolution
 from convolver.core.parameters import LayerParameters, MoreParameters, Parameters
+from convolver.v1 import convolution_service_pb2, tensor_pb2
 
 WEIGHT = np.zeros((4, 3, 2, 2), np.float32)
 
@@ -94,3 +95,52 @@ def test_a_layers_words_are_words_of_a_call() -> None:
     assert own < set(Parameters.__annotations__)
     assert set(Parameters.__annotations__) == own | set(MoreParameters.__annotations__)
     assert len(own) == 14
+
+
+@pytest.mark.parametrize("make", [Conv, lambda weight, **more: HeldWeights(weight, None, more)])
+def test_to_change_the_parameters_that_are_shown_changes_no_layer(make: Any) -> None:  # noqa: ANN401 - a class
+    layer = make(WEIGHT, stride=2)
+    stack = Client("127.0.0.1:1").stack([layer])
+    before = stack._composition.request(np.zeros((1, 3, 8, 8), np.float32)).message  # noqa: SLF001 - what would be sent
+    layer.parameters["stride"] = 3
+    stack.layers[0].parameters.clear()  # type: ignore[union-attr]  # a dict at run time
+    again = Client("127.0.0.1:1").stack([layer])
+    assert again._composition.request(np.zeros((1, 3, 8, 8), np.float32)).message == before  # noqa: SLF001 - likewise
+    assert layer.parameters == {"stride": 2}
+
+
+def test_a_plan_is_of_the_type_of_the_first_weights_that_are_there() -> None:
+    def dtype_of(*layers: Conv | Pool) -> int:
+        request = Client("127.0.0.1:1").stack(layers)._composition.plan_request((1, 3, 8, 8), None)  # noqa: SLF001 - what would be sent
+        return convolution_service_pb2.PlanRequest.FromString(request).convolution.input.dtype
+
+    shape, there = Conv((3, 3, 2, 2), True), Conv(np.zeros((4, 3, 2, 2), np.float64))  # noqa: FBT003 - the bias itself
+    assert dtype_of(shape, there) == dtype_of(Pool("max", 1), there) == tensor_pb2.DATA_TYPE_FLOAT64
+    assert dtype_of(shape) == tensor_pb2.DATA_TYPE_FLOAT32
+
+
+def test_a_list_of_layers_is_of_one_type() -> None:
+    """mypy reads this."""
+    client, other = Client("127.0.0.1:1"), AsyncClient("127.0.0.1:1")
+    layers = [Conv(WEIGHT), Pool("max", 2)]
+    mixed = [Pool("max", 2), client.layer(WEIGHT), Conv(np.zeros((1, 4, 1, 1), np.float32))]
+    likewise = [other.layer(WEIGHT), Pool("max", 2)]
+    stacks = (client.stack(layers), other.stack(layers), client.stack(mixed), other.stack(likewise))
+    assert [len(stack.layers) for stack in stacks] == [2, 2, 3, 2]
+    assert client.stack(stacks[2].layers).layers == stacks[2].layers
+
+
+@pytest.mark.parametrize("wrong", [None, np.array([None]), "text"])
+def test_what_is_no_array_of_numbers_is_named(wrong: Any) -> None:  # noqa: ANN401 - what is tested
+    client, frame = Client("127.0.0.1:1"), np.zeros((1, 3, 8, 8), np.float32)
+    for layer in (client.layer(WEIGHT), client.stack([Conv(WEIGHT)])):
+        for field, call in (
+            ("input", lambda layer=layer: layer(wrong)),
+            ("input", lambda layer=layer: list(layer.map([wrong]))),
+            ("grad_output", lambda layer=layer: layer.gradients(frame, wrong)),
+        ):
+            with pytest.raises(InvalidConvolution, match=f"^{field} has dtype") as refused:
+                call()
+            assert refused.value.field == field
+    with pytest.raises(InvalidConvolution, match=r"^layers\[0\]\.bias has dtype"):
+        client.stack([Conv(WEIGHT, np.array([None]))])(frame)

@@ -98,7 +98,8 @@ def test_read_only_is_what_comes_back(written: Written) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"), [("a.bin", "is neither .safetensors nor .npz"), ("a.npz", "No such file")]
+    ("name", "complaint"),
+    [("a.bin", "is neither .safetensors nor .npz"), ("a.npz", "No such file"), ("a\0b.npz", "null byte")],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, complaint: str) -> None:
     with pytest.raises(WeightsError, match=complaint):

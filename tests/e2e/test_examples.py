@@ -65,8 +65,9 @@ def test_the_code_of_the_page_about_layers_runs_and_prints_what_it_says(
     for block in blocks("layers.md"):
         exec(block, {})  # noqa: S102 - the repository's own page
         said.append(capsys.readouterr().out.strip())
-    of_layer, of_stack, of_torch = said
+    of_layer, of_asyncio, of_stack, of_torch = said
     assert re.fullmatch(r"sha256:[0-9a-f]{8} \d+", of_layer)
+    assert of_asyncio == "21 (1, 4, 32, 32) (1, 4, 16, 16)"
     assert of_stack in (REPOSITORY / "docs/layers.md").read_text()
     assert of_torch == "34"
 

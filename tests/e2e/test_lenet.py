@@ -8,18 +8,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.conftest import RunningServer
+from tests.server.layer_calls import metric
+
+from convolver.client import Client
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed, and the example learns with it")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed, and the digits are its own")
 
 from examples import lenet  # noqa: E402 - it needs both
 
-EPOCH = re.compile(r"^epoch +\d+, loss (\S+), accuracy (\S+), \S+ s, (\d+) calls$", re.MULTILINE)
-STEPS = 85  # of 16 of the 1,348 digits that are not held out
+EPOCH = re.compile(r"^epoch +\d+, loss (\S+), accuracy (\S+), \S+ s$", re.MULTILINE)
+CALLS = (
+    'grpc_server_started_total{grpc_method="Convolve",grpc_service="convolver.v1.ConvolutionService",grpc_type="unary"}'
+)
+STEPS = 85  # an epoch's: of 16 of the 1,348 digits that are not held out
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +35,33 @@ def server(serve: Callable[..., RunningServer]) -> RunningServer:
     return serve("--threads=1")
 
 
-def ran(server: RunningServer, *flags: str) -> list[tuple[float, float, int]]:
-    """Loss, accuracy and calls of each epoch."""
+class Ran(NamedTuple):
+    """Loss and accuracy of each epoch, and the calls that the server got."""
+
+    epochs: list[tuple[float, float]]
+    calls: float
+
+
+def ran(server: RunningServer, *flags: str) -> Ran:
     script = Path(lenet.__file__)
-    environment = os.environ | {"CONVOLVER_ADDRESS": server.address}
+    environment, before = os.environ | {"CONVOLVER_ADDRESS": server.address}, metric(server, CALLS)
     said = subprocess.run(
         [sys.executable, str(script), *flags], env=environment, check=True, capture_output=True, text=True
     ).stdout
-    return [(float(loss), float(accuracy), int(calls)) for loss, accuracy, calls in EPOCH.findall(said)]
+    epochs = [(float(loss), float(accuracy)) for loss, accuracy in EPOCH.findall(said)]
+    return Ran(epochs, metric(server, CALLS) - before)
 
 
 def test_the_stack_learns_to_read_in_two_calls_a_step(server: RunningServer) -> None:
-    first, second = ran(server, "--by=stack", "--epochs=2")
+    (first, second), calls = ran(server, "--by=stack", "--epochs=2")
     assert second[0] < 1.2 < first[0]
     assert second[1] > 0.7  # by chance 0.1
-    assert first[2] == second[2] == 2 * STEPS
+    assert calls == 2 * (2 * STEPS + 1)  # one more for each accuracy
 
 
-@pytest.mark.parametrize(("by", "calls"), [("layers", 4 * STEPS), ("local", 0)])
+@pytest.mark.parametrize(("by", "calls"), [("layers", 4 * STEPS + 2), ("local", 0)])
 def test_the_other_ways_make_as_many_calls_as_they_should(server: RunningServer, by: str, calls: int) -> None:
-    ((loss, accuracy, made),) = ran(server, f"--by={by}", "--epochs=1")
+    ((loss, accuracy),), made = ran(server, f"--by={by}", "--epochs=1")
     assert loss < 2.5
     assert accuracy > 0.4
     assert made == calls
@@ -74,7 +87,7 @@ def moved(server: RunningServer, by: str, dtype: Any, *, steps: int) -> tuple[li
     start = [parameter.detach().clone() for parameter in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lenet.LEARNING_RATE, lenet.MOMENTUM)
     few = slice(0, steps * lenet.BATCH_SIZE)
-    with lenet.CountingClient(server.address) as client:
+    with Client(server.address) as client:
         way = lenet.way_of(by, network, client)
         losses = list(lenet.steps(way, optimizer, lenet.Digits(learnt.images[few].to(dtype), learnt.labels[few])))
     assert len(losses) == steps

@@ -78,6 +78,12 @@ def quick(number: int, timeout: float | None = None) -> bytes:
     return item(number, convolution(), KERNEL, IMAGE, timeout=timeout)
 
 
+def ordinary(number: int) -> bytes:
+    """Too many bytes for the event loop, so that it waits for a thread."""
+    shape = (1, 1, 600, 600)
+    return item(number, convolution(shape, (1, 1, 2, 2)), np.ones((1, 1, 2, 2), np.float32), np.ones(shape, np.float32))
+
+
 def padded(number: int) -> bytes:
     """Some bytes that ask for a megabyte."""
     header = convolution((1, 1, 1), (1, 1, 1))

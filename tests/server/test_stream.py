@@ -19,6 +19,7 @@ from tests.server.stream_calls import (
     OpenStream,
     item,
     of_dtype,
+    ordinary,
     padded,
     quick,
     slow,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 COMPUTED = 'convolver_phase_seconds_count{backend="reference",phase="compute"}'
 IN_FLIGHT = "convolver_in_flight"
+MACS_SERIES = 'convolver_macs_total{backend="reference",dtype="float32",operation="conv2d"}'
 WINDOW = 4
 
 
@@ -245,9 +247,9 @@ def test_who_does_not_read_is_not_read(narrow: RunningServer) -> None:
 
 
 def test_a_cancelled_stream_takes_what_waits_out_of_the_queue(narrow: RunningServer) -> None:
-    before, macs = metric(narrow, COMPUTED), metric(narrow, series := macs_series("conv2d"))
+    before, macs = metric(narrow, COMPUTED), metric(narrow, series := MACS_SERIES)
     with grpc.insecure_channel(narrow.address) as channel, OpenStream(channel) as stream:
-        stream.send(slow(0), *map(quick, range(1, WINDOW)))
+        stream.send(slow(0), *map(ordinary, range(1, WINDOW)))
         until(lambda: metric(narrow, IN_FLIGHT) == WINDOW, "all to be admitted")
         stream.call.cancel()
         until(lambda: metric(narrow, IN_FLIGHT) == 0, "what ran already to be done")
@@ -256,16 +258,12 @@ def test_a_cancelled_stream_takes_what_waits_out_of_the_queue(narrow: RunningSer
     assert not [line for line in narrow.lines if "Traceback" in line or "never retrieved" in line]
 
 
-def macs_series(operation: str) -> str:
-    return f'convolver_macs_total{{backend="reference",dtype="float32",operation="{operation}"}}'
-
-
 def test_a_draining_server_finishes_what_it_took_and_says_that_it_drains(serve: Callable[..., RunningServer]) -> None:
     running = serve("--backend=reference", "--threads=1", "--grace=3600")
     with grpc.insecure_channel(running.address) as channel, OpenStream(channel) as idle, OpenStream(channel) as busy:
         idle.send(quick(0))
         np.testing.assert_array_equal(tensor(idle.next()), ANSWER)
-        busy.send(slow(1), quick(2), quick(3))
+        busy.send(slow(1), ordinary(2), ordinary(3))
         until(lambda: metric(running, IN_FLIGHT) == 3, "all to be admitted")
         running.process.terminate()
         assert idle.failure().code == grpc.StatusCode.UNAVAILABLE
@@ -285,7 +283,7 @@ def test_metrics_count_requests_bytes_products_and_refusals(narrow: RunningServe
         "convolver_received_bytes_total",
         "convolver_sent_bytes_total",
         COMPUTED,
-        macs_series("conv2d"),
+        MACS_SERIES,
         'convolver_refused_total{reason="INVALID_CONVOLUTION"}',
         LABELS.join(("grpc_server_handled_total", "")).replace("{", '{grpc_code="OK",'),
     )

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from convolver.client._client_async import AsyncClient
     from convolver.client._client_shared import Info
     from convolver.client._client_sync import Client
+    from convolver.client._composition import HeldWeights
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
     from convolver.client._layers_async import AsyncLayer, AsyncStack
     from convolver.client._layers_sync import Layer, Stack
     from convolver.client._stack_files import StackFile, load_stack
-    from convolver.client._stack_layers import Conv, Pool
+    from convolver.client._stack_layers import Conv, Pool, StackLayer
     from convolver.client._weights import load_weights
     from convolver.client.errors import (
         DeadlineExceeded,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     )
     from convolver.core.parameters import Parameters
     from convolver.core.plan import Plan, Report
-    from convolver.core.stack_plan import StackPlan
+    from convolver.core.receptive import ReceptiveField
+    from convolver.core.stack_plan import PoolingPlan, StackPlan
 
 _HOMES = {
     "Answer": "convolver.client._answers",
@@ -38,18 +40,22 @@ _HOMES = {
     "DeadlineExceeded": "convolver.client.errors",
     "Gradients": "convolver.client._gradients",
     "HeldLayer": "convolver.client._held_layers",
+    "HeldWeights": "convolver.client._composition",
     "Info": "convolver.client._client_shared",
     "Layer": "convolver.client._layers_sync",
     "NotAuthorised": "convolver.client.errors",
     "Parameters": "convolver.core.parameters",
     "Plan": "convolver.core.plan",
     "Pool": "convolver.client._stack_layers",
+    "PoolingPlan": "convolver.core.stack_plan",
+    "ReceptiveField": "convolver.core.receptive",
     "Report": "convolver.core.plan",
     "ServiceUnavailable": "convolver.client.errors",
     "Stack": "convolver.client._layers_sync",
     "StackAnswer": "convolver.client._answers",
     "StackFile": "convolver.client._stack_files",
     "StackGradients": "convolver.client._answers",
+    "StackLayer": "convolver.client._stack_layers",
     "StackPlan": "convolver.core.stack_plan",
     "TransportError": "convolver.client.errors",
     "WeightsError": "convolver.client.errors",
@@ -67,18 +73,22 @@ __all__ = [
     "DeadlineExceeded",
     "Gradients",
     "HeldLayer",
+    "HeldWeights",
     "Info",
     "Layer",
     "NotAuthorised",
     "Parameters",
     "Plan",
     "Pool",
+    "PoolingPlan",
+    "ReceptiveField",
     "Report",
     "ServiceUnavailable",
     "Stack",
     "StackAnswer",
     "StackFile",
     "StackGradients",
+    "StackLayer",
     "StackPlan",
     "TransportError",
     "WeightsError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -15,11 +15,12 @@ from convolver.client import _client_shared as shared
 from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
+from convolver.client import _layers_async as layers
 from convolver.client._composition import Composition, HeldWeights
-from convolver.client._connection import PATHS, Channels, ClientBase, asynchronous_channels, targets_of
+from convolver.client._connection import PATHS, ClientBase, asynchronous_channels, targets_of
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
-from convolver.client._layers_async import AsyncLayer, AsyncStack, AsyncWire
+from convolver.client._layers_async import AsyncLayer, AsyncServer, AsyncStack, AsyncWire
 from convolver.client._map_async import Stream
 from convolver.client.errors import ServiceUnavailable
 
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from convolver.client._channels import AsynchronousChannels
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
-    from convolver.client._layers_async import Call
-    from convolver.client._stack_layers import Conv, Pool
+    from convolver.client._stack_layers import StackLayer
     from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
 
@@ -56,7 +57,7 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         super().__init__(address, timeout=timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start: asyncio.Future[EmbeddedServer] | None = None
-        self._channels: Channels[grpc.aio.Channel] | None = None
+        self._channels: AsynchronousChannels | None = None
         self._address = ""
 
     async def __aenter__(self) -> Self:
@@ -160,7 +161,7 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         return AsyncLayer(self._wire, held, Composition([held], of_call), resend=resend)
 
     def stack(
-        self, layers: Sequence[Conv | Pool | AsyncLayer], *, resend: bool = True, **parameters: Unpack[StackParameters]
+        self, layers: Sequence[StackLayer], *, resend: bool = True, **parameters: Unpack[StackParameters]
     ) -> AsyncStack:
         """Layers one after the other, that run in one call: `Conv`, whose weights travel with each call, so that they
         may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`.
@@ -170,15 +171,15 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
 
     async def layers(self) -> list[HeldLayer]:
         """The layers that the server holds, the latest used first; of several servers, that whose turn it is."""
-        return await self._of_one(_listed)
+        return await self._of_one(layers.listed, {})
 
     async def held_layer(self, digest: str) -> HeldLayer:
         """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
         return held_layers.get_answer(await self._call("GetLayer", held_layers.get_request(digest), {}))
 
     async def delete_layer(self, digest: str) -> None:
-        """Lets the server forget a layer; calls that use it finish. Raises UnknownLayer where it does not hold it."""
-        await self._call("DeleteLayer", held_layers.delete_request(digest), {})
+        """Lets every server forget a layer; calls that use it finish. Raises UnknownLayer where none holds it."""
+        await layers.delete(await self._servers(), digest)
 
     async def info(self) -> shared.Info:
         """What the server is and may."""
@@ -194,14 +195,24 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
     def _wire(self) -> AsyncWire:
         return AsyncWire(self._call, self._of_one, self._open_stream, self._put)
 
-    async def _of_one(self, ask: Callable[[Call], Awaitable[T]]) -> T:
+    async def _of_one(self, ask: Callable[[AsyncServer], Awaitable[T]], parameters: Parameters) -> T:
         """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
         channels, _ = await self._connected()
-        *calls, last = (partial(self._call, channel=channel) for channel in channels.in_turn())
-        for call in calls:
-            with suppress(ServiceUnavailable):
-                return await ask(call)
-        return await ask(last)
+        *others, last = await channels.in_turn(self._seconds(parameters))
+        for channel in others:
+            try:
+                return await ask(self._server(channel))
+            except ServiceUnavailable:
+                if self._closed:
+                    raise
+        return await ask(self._server(last))
+
+    async def _servers(self) -> list[AsyncServer]:
+        channels, _ = await self._connected()
+        return list(map(self._server, channels.each))
+
+    def _server(self, channel: grpc.aio.Channel) -> AsyncServer:
+        return AsyncServer(partial(self._call, channel=channel), partial(self._put_on, channel))
 
     async def _call(
         self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
@@ -214,23 +225,25 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
             return await call(request, timeout=timeout)
 
     async def _put(self, held: HeldWeights, parameters: Parameters) -> None:
+        await layers.put(await self._servers(), held, parameters)
+
+    async def _put_on(self, channel: grpc.aio.Channel, held: HeldWeights, parameters: Parameters) -> None:
         timeout = self._seconds(parameters)
-        channels, address = await self._connected()
-        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channels.together.stream_unary(PATHS["PutLayer"])
+        _, address = await self._connected()
+        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
         with self._failures(address, timeout):
             await call(held_layers.put_requests(held), timeout=timeout)
 
     @asynccontextmanager
-    async def _open_stream(self, parameters: Parameters) -> AsyncIterator[Stream]:
-        timeout = self._seconds(parameters)
+    async def _open_stream(self, composition: Composition) -> AsyncIterator[Stream]:
+        timeout = self._seconds(composition.parameters)
         channels, address = await self._connected()
-        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channels.together.stream_stream(
-            PATHS["ConvolveStream"]
-        )
+        channel = (await channels.in_turn(timeout))[0] if composition.held else channels.together
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
         with self._failures(address, timeout):
             call = stream()
             try:
-                yield Stream(call, address, timeout)
+                yield Stream(call, address, timeout, lambda held: self._put_on(channel, held, composition.parameters))
             finally:
                 call.cancel()  # which does nothing to one that has ended
 
@@ -246,7 +259,7 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
                 raise ServiceUnavailable(f"{address}: the client was closed") from None
             raise
 
-    async def _connected(self) -> tuple[Channels[grpc.aio.Channel], str]:
+    async def _connected(self) -> tuple[AsynchronousChannels, str]:
         """The channels, made when they are first needed and again for another embedded server, and where they lead."""
         address = await self.address
         if self._channels is not None and self._address == address:
@@ -281,12 +294,3 @@ def _is_cancelled() -> bool:
     """Whether somebody cancels the running task; else it is gRPC that has cancelled the call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-async def _listed(call: Call) -> list[HeldLayer]:
-    """All pages of one server: no other knows what its tokens mean."""
-    found, token = held_layers.list_answer(await call("ListLayers", held_layers.list_request(""), {}))
-    while token:
-        more, token = held_layers.list_answer(await call("ListLayers", held_layers.list_request(token), {}))
-        found += more
-    return found

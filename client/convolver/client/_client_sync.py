@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
@@ -16,11 +16,12 @@ from convolver.client import _client_shared as shared
 from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
+from convolver.client import _layers_sync as layers
 from convolver.client._composition import Composition, HeldWeights
-from convolver.client._connection import PATHS, Channels, ClientBase, blocking_channels
+from convolver.client._connection import PATHS, ClientBase, blocking_channels
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
-from convolver.client._layers_sync import Layer, Stack, Wire
+from convolver.client._layers_sync import Layer, Server, Stack, Wire
 from convolver.client._map_sync import Stream
 from convolver.client.errors import ServiceUnavailable
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from convolver.client._channels import BlockingChannels
     from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
-    from convolver.client._layers_sync import Call
-    from convolver.client._stack_layers import Conv, Pool
+    from convolver.client._stack_layers import StackLayer
     from convolver.core.parameters import Parameters, StackParameters
     from convolver.core.plan import Plan
 
@@ -58,7 +59,7 @@ class Client(ClientBase, Convolutions[AnyArray]):
         super().__init__(address, timeout=timeout)
         self._lock = threading.Lock()
         self._embedded: EmbeddedServer | None = None
-        self._channels: Channels[grpc.Channel] | None = None
+        self._channels: BlockingChannels | None = None
         self._process = 0
 
     def __enter__(self) -> Self:
@@ -152,7 +153,7 @@ class Client(ClientBase, Convolutions[AnyArray]):
         return Layer(self._wire, held, Composition([held], of_call), resend=resend)
 
     def stack(
-        self, layers: Sequence[Conv | Pool | Layer], *, resend: bool = True, **parameters: Unpack[StackParameters]
+        self, layers: Sequence[StackLayer], *, resend: bool = True, **parameters: Unpack[StackParameters]
     ) -> Stack:
         """Layers one after the other, that run in one call: `Conv`, whose weights travel with each call, so that they
         may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`.
@@ -162,15 +163,15 @@ class Client(ClientBase, Convolutions[AnyArray]):
 
     def layers(self) -> list[HeldLayer]:
         """The layers that the server holds, the latest used first; of several servers, that whose turn it is."""
-        return self._of_one(_listed)
+        return self._of_one(layers.listed, {})
 
     def held_layer(self, digest: str) -> HeldLayer:
         """The layer of that digest. Raises UnknownLayer where the server does not hold it."""
         return held_layers.get_answer(self._call("GetLayer", held_layers.get_request(digest), {}))
 
     def delete_layer(self, digest: str) -> None:
-        """Lets the server forget a layer; calls that use it finish. Raises UnknownLayer where it does not hold it."""
-        self._call("DeleteLayer", held_layers.delete_request(digest), {})
+        """Lets every server forget a layer; calls that use it finish. Raises UnknownLayer where none holds it."""
+        layers.delete(self._servers(), digest)
 
     def info(self) -> shared.Info:
         """What the server is and may."""
@@ -186,44 +187,59 @@ class Client(ClientBase, Convolutions[AnyArray]):
     def _wire(self) -> Wire:
         return Wire(self._call, self._of_one, self._open_stream, self._put)
 
-    def _of_one(self, ask: Callable[[Call], T]) -> T:
+    def _of_one(self, ask: Callable[[Server], T], parameters: Parameters) -> T:
         """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
         channels, _ = self._connected()
-        *calls, last = (partial(self._call, channel=channel) for channel in channels.in_turn())
-        for call in calls:
-            with suppress(ServiceUnavailable):
-                return ask(call)
-        return ask(last)
+        *others, last = channels.in_turn(self._seconds(parameters))
+        for channel in others:
+            try:
+                return ask(self._server(channel))
+            except ServiceUnavailable:
+                if self._closed:
+                    raise
+        return ask(self._server(last))
+
+    def _servers(self) -> list[Server]:
+        channels, _ = self._connected()
+        return list(map(self._server, channels.each))
+
+    def _server(self, channel: grpc.Channel) -> Server:
+        return Server(partial(self._call, channel=channel), partial(self._put_on, channel))
 
     def _call(
         self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.Channel | None = None
     ) -> bytes:
         timeout = self._seconds(parameters)
         channels, address = self._connected()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = (channel or channels.together).unary_unary(PATHS[method])
+        chosen = channel or channels.together
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = chosen.unary_unary(PATHS[method])
         with _failures(address, timeout):
             return call(request, timeout=timeout)
 
     def _put(self, held: HeldWeights, parameters: Parameters) -> None:
+        layers.put(self._servers(), held, parameters)
+
+    def _put_on(self, channel: grpc.Channel, held: HeldWeights, parameters: Parameters) -> None:
         timeout = self._seconds(parameters)
-        channels, address = self._connected()
-        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channels.together.stream_unary(PATHS["PutLayer"])
+        _, address = self._connected()
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
         with _failures(address, timeout):
             call(held_layers.put_requests(held), timeout=timeout)
 
     @contextmanager
-    def _open_stream(self, requests: Iterator[bytes], parameters: Parameters) -> Iterator[Stream]:
-        timeout = self._seconds(parameters)
+    def _open_stream(self, requests: Iterator[bytes], composition: Composition) -> Iterator[Stream]:
+        timeout = self._seconds(composition.parameters)
         channels, address = self._connected()
-        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channels.together.stream_stream(PATHS["ConvolveStream"])
+        channel = channels.in_turn(timeout)[0] if composition.held else channels.together
+        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
         with _failures(address, timeout):
             call = stream(requests)
             try:
-                yield Stream(call, address, timeout)
+                yield Stream(call, address, timeout, lambda held: self._put_on(channel, held, composition.parameters))
             finally:
                 call.cancel()  # which does nothing to one that has ended
 
-    def _connected(self) -> tuple[Channels[grpc.Channel], str]:
+    def _connected(self) -> tuple[BlockingChannels, str]:
         """The channels of this process, made when they are first needed and again after a fork, and where they lead."""
         with self._lock:
             address = self._target()
@@ -257,12 +273,3 @@ def _failures(address: str, timeout: float | None) -> Iterator[None]:
         if not {"closed", "channel"} <= set(re.findall(r"\w+", str(failure).lower())):
             raise  # the caller's own
         raise RuntimeError("the client is closed") from failure
-
-
-def _listed(call: Call) -> list[HeldLayer]:
-    """All pages of one server: no other knows what its tokens mean."""
-    found, token = held_layers.list_answer(call("ListLayers", held_layers.list_request(""), {}))
-    while token:
-        more, token = held_layers.list_answer(call("ListLayers", held_layers.list_request(token), {}))
-        found += more
-    return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from convolver.client import _client_shared as shared
 from convolver.client._interchange import AnyArray, to_array
-from convolver.client._stack_layers import Conv, Pool, check_names
+from convolver.client._stack_layers import Conv, Pool, StackLayer, check_names
 from convolver.core import dtypes, gradients, request_codec, stack_plan
 from convolver.core.digest import digest_of
 from convolver.core.errors import InvalidConvolution
@@ -20,7 +21,7 @@ from convolver.core.parameters import LayerParameters, Parameters
 from convolver.core.stack import ConvolutionLayer, parse_stack
 from convolver.core.tensors import header, to_bytes
 from convolver.core.values import number
-from convolver.core.wire import join
+from convolver.core.wire import join, split
 from convolver.v1 import convolution_pb2
 from convolver.v1 import convolution_service_pb2 as pb
 
@@ -37,7 +38,7 @@ def parted(parameters: Parameters) -> tuple[LayerParameters, Parameters]:
     return cast("LayerParameters", own), cast("Parameters", of_call)
 
 
-class HeldWeights:
+class HeldWeights(StackLayer):
     """A convolution whose weights stay on servers: copies of them, the definition as it is sent, and the digest of all
     that, which names it on every server.
     """
@@ -47,10 +48,15 @@ class HeldWeights:
         arrays = {name: np.array(to_array(value), order="C") for name, value in given.items()}
         self.headers = _Headers(*(header(array, name) for name, array in arrays.items()))
         self.data = [to_bytes(array) for array in arrays.values()]
-        self.parameters = parameters
+        self._parameters = parameters
         layer = ConvolutionLayer(*self.headers, cast("Parameters", parameters))
         self.definition = request_codec.definition_to_proto(layer).SerializeToString()
         self.digest = digest_of(self.definition, self.data[0], None if bias is None else self.data[1])
+
+    @property
+    def parameters(self) -> LayerParameters:
+        """Those that were given, a copy: to change it changes no layer."""
+        return self._parameters.copy()
 
     def __repr__(self) -> str:
         weight = self.headers.weight
@@ -67,6 +73,9 @@ class _Headers(NamedTuple):
 Item = Conv | Pool | HeldWeights
 
 
+RequestMessage = pb.ConvolveRequest | pb.ConvolveStreamRequest
+
+
 class Asked(NamedTuple):
     """The gradients that are wanted, and grad_output."""
 
@@ -75,64 +84,86 @@ class Asked(NamedTuple):
 
 
 class Composition:
-    """Layers one after the other, as requests: with those that stay by their digests, or `whole`, with all weights.
+    """Layers one after the other, as requests, in which those that stay are named by their digests.
 
     `parameters` are those of the call: a layer's own are refused.
+
+    Attributes:
+        held: the layers that stay, by digest.
+        held_bytes: of all their weights together.
     """
 
-    def __init__(self, items: Sequence[Item], parameters: Parameters) -> None:
-        for i, item in enumerate(items):
-            if not isinstance(item, Item):
-                kind = type(item).__name__
-                raise InvalidConvolution(f"layers[{i}] is a {kind}; it must be Conv, Pool or a layer", f"layers[{i}]")
+    def __init__(self, layers: Sequence[StackLayer], parameters: Parameters) -> None:
+        items = [_item(i, layer) for i, layer in enumerate(layers)]
         check_names(parameters, Parameters.__annotations__)
         for name in parameters:
             if name in LayerParameters.__annotations__:
                 raise InvalidConvolution(f"{name} belongs to the layers of a stack, each of which has its own", name)
         self.items, self.parameters = tuple(items), parameters
-        self.has_held = any(isinstance(item, HeldWeights) for item in items)
+        self.held = {item.digest: item for item in items if isinstance(item, HeldWeights)}
+        self.held_bytes = sum(data.nbytes for item in items if isinstance(item, HeldWeights) for data in item.data)
         # Not of a method: layers that nobody needs any more would wait with their weights for the garbage collector.
         self._remembered = lru_cache(shared.REMEMBERED)(partial(_convolution, self.items, parameters))
 
-    def request(self, input: AnyArray, asked: Asked | None = None, *, whole: bool = False) -> shared.Request:
+    def request(self, input: AnyArray, asked: Asked | None = None) -> shared.Request:
         """A Convolve request.
 
         Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
         """
-        convolution, data = self._sent(input, asked, whole=whole)
+        convolution, data = self._sent(input, asked)
         return shared.Request(join(pb.ConvolveRequest(convolution=convolution).SerializeToString(), data), input)
 
-    def stream_request(self, number: int, input: AnyArray, timeout: float | None, *, whole: bool = False) -> bytes:
+    def stream_request(self, number: int, input: AnyArray, timeout: float | None) -> bytes:
         """A ConvolveStream request with that id, for an answer within `timeout` seconds. Raises as `request`."""
-        convolution, data = self._sent(input, None, whole=whole)
+        convolution, data = self._sent(input, None)
         seconds = None if timeout is None else max(1e-9, timeout)  # none at all is what no request may have
         message = pb.ConvolveStreamRequest(id=number, convolution=convolution, timeout_seconds=seconds)
         return join(message.SerializeToString(), data)
 
+    def whole(self, message: bytes, kind: type[RequestMessage]) -> bytes:
+        """A request of these layers again, with the weights of all of them, which the server shall keep."""
+        head, entries = split(message)
+        request, data, left = kind.FromString(head), list[memoryview](), iter(entries)
+        request.ClearField("filler")
+        for item, layer in zip(self.items, request.convolution.layers, strict=True):
+            if isinstance(item, HeldWeights):
+                layer.definition.ParseFromString(item.definition)
+                layer.keep = True
+                data += item.data
+            elif layer.HasField("definition"):
+                data += islice(left, 2 if layer.definition.HasField("bias") else 1)
+        return join(request.SerializeToString(), [*data, *left])
+
     def plan_request(self, input_shape: Sequence[int], dtype: str | None) -> bytes:
         """A Plan request; without a dtype of the first weights' own, or of float32. Raises as `request`."""
-        own = next((_dtype(item) for item in self.items if not isinstance(item, Pool)), "float32")
+        own = next(filter(None, map(_dtype, self.items)), "float32")
         input = Tensor(dtypes.named(dtype or own).name, tuple(input_shape))
         headers = tuple(_planned_headers(i, item, input) for i, item in enumerate(self.items))
-        convolution = self._remembered(input, headers, None, by_digest=False, keep=False)
+        convolution = self._remembered(input, headers, None, by_digest=False)
         return pb.PlanRequest(convolution=convolution).SerializeToString()
 
-    def _sent(
-        self, input: AnyArray, asked: Asked | None, *, whole: bool
-    ) -> tuple[convolution_pb2.Convolution, list[memoryview]]:
+    def _sent(self, input: AnyArray, asked: Asked | None) -> tuple[convolution_pb2.Convolution, list[memoryview]]:
         """The header, and the tensors in their order."""
         x, data, headers = to_array(input), list[memoryview](), list[_Headers | None]()
         for i, item in enumerate(self.items):
             its_headers, its_data = _headers_and_data(i, item)
             headers.append(its_headers)
-            data += its_data if whole or not isinstance(item, HeldWeights) else ()
+            data += its_data if not isinstance(item, HeldWeights) else ()
+        of_input = header(x, "input")  # before its bytes: objects have none
         data.append(to_bytes(x))
         gradients = None
         if asked:
             grad_output = to_array(asked.grad_output)
-            data.append(to_bytes(grad_output))
             gradients = (asked.wanted, header(grad_output, "grad_output"))
-        return self._remembered(header(x, "input"), tuple(headers), gradients, by_digest=not whole, keep=True), data
+            data.append(to_bytes(grad_output))
+        return self._remembered(of_input, tuple(headers), gradients, by_digest=True), data
+
+
+def _item(i: int, layer: StackLayer) -> Item:
+    if isinstance(layer, Item):
+        return layer
+    kind = type(layer).__name__
+    raise InvalidConvolution(f"layers[{i}] is a {kind}; it must be Conv, Pool or a layer", f"layers[{i}]")
 
 
 def _convolution(
@@ -143,7 +174,6 @@ def _convolution(
     asked: tuple[Wanted, Tensor] | None,
     *,
     by_digest: bool,
-    keep: bool,
 ) -> convolution_pb2.Convolution:
     layers = list(map(_layer, items, headers))
     steps = parse_stack(input, layers, _common(parameters))
@@ -156,9 +186,7 @@ def _convolution(
         if isinstance(item, HeldWeights) and by_digest:
             messages.append(convolution_pb2.Layer(digest=item.digest))
         elif isinstance(layer, ConvolutionLayer):
-            definition = request_codec.definition_to_proto(layer)
-            kept = keep and isinstance(item, HeldWeights)
-            messages.append(convolution_pb2.Layer(definition=definition, keep=kept))
+            messages.append(convolution_pb2.Layer(definition=request_codec.definition_to_proto(layer)))
         else:
             messages.append(convolution_pb2.Layer(pooling=request_codec.pooling_to_proto(layer, steps[0].ndim)))
     return request_codec.convolution_to_proto(input, messages, parameters, asked)
@@ -189,17 +217,17 @@ def _headers_and_data(i: int, item: Item) -> tuple[_Headers | None, list[memoryv
     if item.is_shape:
         text = f"layers[{i}].weight is the shape {item.weight}: such a layer can be planned, not run"
         raise InvalidConvolution(text, f"layers[{i}].weight")
-    weight, bias = to_array(item.weight), None if item.bias is None else to_array(item.bias)
-    arrays = [weight] if bias is None else [weight, bias]
-    prefix = f"layers[{i}]."
-    of_bias = None if bias is None else header(bias, f"{prefix}bias")
-    return _Headers(header(weight, f"{prefix}weight"), of_bias), list(map(to_bytes, arrays))
+    given = {"weight": item.weight} if item.bias is None else {"weight": item.weight, "bias": item.bias}
+    arrays = {name: to_array(value) for name, value in given.items()}
+    headers = _Headers(*(header(array, f"layers[{i}].{name}") for name, array in arrays.items()))
+    return headers, list(map(to_bytes, arrays.values()))
 
 
-def _dtype(item: Conv | HeldWeights) -> str:
+def _dtype(item: Item) -> str | None:
+    """That of its weight, where it has one."""
     if isinstance(item, HeldWeights):
         return item.headers.weight.dtype
-    return "float32" if item.is_shape else header(to_array(item.weight), "weight").dtype
+    return None if isinstance(item, Pool) or item.is_shape else header(to_array(item.weight), "weight").dtype
 
 
 def _planned_headers(i: int, item: Item, input: Tensor) -> _Headers | None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakSet
 
 import grpc
 
+from convolver.client._channels import AsynchronousChannels, BlockingChannels
 from convolver.client.errors import ServiceUnavailable
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import layer_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from convolver.core.parameters import Parameters
 
 LONGEST_TIMEOUT = 1e9
@@ -68,6 +66,12 @@ _OF_ONE: Options = (
 
 _OF_ALL: Options = (*_OF_ONE, ("grpc.service_config", json.dumps(_CONFIGURATION)))
 
+_OF_EACH: Options = (
+    *_OF_ONE,
+    ("grpc.lb_policy_name", "round_robin"),  # which connects again by itself
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: the connection to each is what a call looks for
+)
+
 _HOST_AND_PORT = re.compile(r"\s*(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\s*")
 
 _ASYNCHRONOUS: WeakSet[grpc.aio.Channel] = WeakSet()
@@ -98,32 +102,10 @@ class ClientBase:
 
 
 class Targets(NamedTuple):
-    """The servers that an address stands for, as gRPC has them: all in one target, and each."""
+    """The servers that an address stands for, as gRPC has them: all in one target, and each where there are several."""
 
     together: str
-    each: tuple[str, ...]
-
-
-Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
-
-
-class Channels(Generic[Channel]):
-    """To all servers of an address together, where gRPC's round_robin lets them take turns and tries another for one
-    that is gone; and to each alone, since the server that does not know a layer is the one to be sent it.
-    """
-
-    def __init__(self, targets: Targets, channel: Callable[[str, Options], Channel]) -> None:
-        self.all: list[Channel] = [channel(targets.together, _OF_ALL)]
-        if len(targets.each) > 1:
-            self.all += (channel(target, _OF_ONE) for target in targets.each)
-        self.together: Channel = self.all[0]
-        self._each: list[Channel] = self.all[1:] or self.all
-        self._turns = itertools.count()
-
-    def in_turn(self) -> list[Channel]:
-        """Those to each server alone, beginning with the one whose turn it is."""
-        turn = next(self._turns) % len(self._each)
-        return self._each[turn:] + self._each[:turn]
+    several: tuple[str, ...] = ()
 
 
 def address_or_none(address: str | None) -> str | None:
@@ -151,10 +133,10 @@ def targets_of(address: str) -> Targets:
     Raises ServiceUnavailable where one of them has no address.
     """
     if "," not in address:
-        return Targets(address, (address,))
+        return Targets(address)
     parts = [cast("re.Match[str]", _HOST_AND_PORT.fullmatch(part)) for part in address.split(",")]
     for family, scheme in ((socket.AF_INET, "ipv4"), (socket.AF_INET6, "ipv6")):
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):  # of a name that no host can have
             found = [_looked_up(part["host"].strip("[]"), part["port"], family) for part in parts]
             return Targets(f"{scheme}:{','.join(found)}", tuple(f"{scheme}:{one}" for one in found))
     raise ServiceUnavailable(f"{address}: the names have no addresses of one kind, IPv4 or IPv6")
@@ -170,16 +152,19 @@ def _looked_up(host: str, port: str, family: socket.AddressFamily) -> str:
     return f"[{literal}]:{port}" if family == socket.AF_INET6 else f"{literal}:{port}"
 
 
-def blocking_channels(address: str) -> Channels[grpc.Channel]:
+def blocking_channels(address: str) -> BlockingChannels:
     """Channels to the address. Raises RuntimeError where gRPC does not work, and as `targets_of`."""
     _check_process()
-    return Channels(targets_of(address), lambda target, options: grpc.insecure_channel(target, options=options))
+    targets = targets_of(address)
+    each = [grpc.insecure_channel(target, options=_OF_EACH) for target in targets.several]
+    return BlockingChannels(grpc.insecure_channel(targets.together, options=_OF_ALL), each)
 
 
-def asynchronous_channels(targets: Targets) -> Channels[grpc.aio.Channel]:
+def asynchronous_channels(targets: Targets) -> AsynchronousChannels:
     """Channels to the targets, of the running event loop. Raises RuntimeError where gRPC does not work."""
     _check_process()
-    channels = Channels(targets, lambda target, options: grpc.aio.insecure_channel(target, options=options))
+    each = [grpc.aio.insecure_channel(target, options=_OF_EACH) for target in targets.several]
+    channels = AsynchronousChannels(grpc.aio.insecure_channel(targets.together, options=_OF_ALL), each)
     _ASYNCHRONOUS.update(channels.all)
     return channels
 

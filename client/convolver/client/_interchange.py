@@ -47,6 +47,11 @@ def like(output: Array, value: AnyArray) -> AnyArray:
     return torch.from_numpy(output).to(value.device)
 
 
+def likeness(value: AnyArray) -> AnyArray:
+    """What `like` needs of a value, without its data."""
+    return sys.modules["torch"].empty(0, device=value.device) if _is_torch(value) else None
+
+
 def _is_torch(value: object) -> bool:
     torch = sys.modules.get("torch")  # a caller who has a tensor has loaded torch
     return torch is not None and isinstance(value, torch.Tensor)

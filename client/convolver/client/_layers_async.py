@@ -9,35 +9,47 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolver.client import _answers as answers
 from convolver.client import _client_shared as shared
 from convolver.client import _gradients
+from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Asked, Composition, HeldWeights
 from convolver.client._interchange import AnyArray
-from convolver.client._map_async import Frames, mapped
-from convolver.client._stack_layers import Conv, Pool
-from convolver.core.errors import UnknownLayer
+from convolver.client._map_async import Frames, OpenStream, mapped
+from convolver.client._resending import Repeats
+from convolver.client._stack_layers import Conv, Pool, StackLayer
+from convolver.core.errors import ConvolverError, UnknownLayer
+from convolver.core.parameters import Parameters
+from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from convolver.client._gradients import Gradients
-    from convolver.client._map_async import OpenStream
-    from convolver.core.parameters import Parameters
+    from convolver.client._held_layers import HeldLayer
     from convolver.core.plan import Plan
     from convolver.core.stack_plan import StackPlan
 
 
-Call = Callable[[str, bytes, "Parameters"], Awaitable[bytes]]
+Call = Callable[[str, bytes, Parameters], Awaitable[bytes]]
 """A call of the method of that name."""
 
 
+class AsyncServer(NamedTuple):
+    """One server: a call, and the putting of a layer."""
+
+    call: Call
+    put: Callable[[HeldWeights, Parameters], Awaitable[None]]
+
+
+Exchange = tuple[shared.Request, bytes]
+"""A request and its answer."""
+
+
 class AsyncWire(NamedTuple):
-    """What a client lends to its layers: a call, what asks one server by calls that all go to it, a stream, and the
-    putting of a layer.
+    """What a client lends to its layers: a call, what asks one server, a stream, and the putting of a layer on every
+    server.
     """
 
     call: Call
-    of_one: Callable[
-        [Callable[[Call], Awaitable[tuple[shared.Request, bytes]]]], Awaitable[tuple[shared.Request, bytes]]
-    ]
+    of_one: Callable[[Callable[[AsyncServer], Awaitable[Exchange]], Parameters], Awaitable[Exchange]]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], Awaitable[None]]
 
@@ -52,30 +64,38 @@ class _Calls:
         """The outputs of many inputs, in their order, over one stream: while one is computed, others travel. At most
         `in_flight` of them are on their way or wait to be taken, and no frame is asked for before there is room.
 
-        The first error ends it, at the place of its frame.
+        The first error ends it, at the place of its frame. A server that goes away ends it too: it is not resumed.
+
+        The next frame and the next answer are waited for at once: a frame may depend on an output. It may be
+        overwritten once the next one is asked for.
 
         The frames are iterated over with or without `async`. Who leaves the loop early closes the generator
         (contextlib.aclosing), which cancels what is in flight.
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
-    async def _answered(self, make: Callable[..., shared.Request]) -> tuple[shared.Request, bytes]:
-        """A request, as `make` makes it, and its answer."""
-        return await self._wire.of_one(partial(self._answered_by_one, make))
+    async def _answered(self, request: shared.Request) -> Exchange:
+        """The request and its answer."""
+        parameters = self._composition.parameters
+        if self._composition.held:
+            return await self._wire.of_one(partial(self._answered_by, request), parameters)
+        return request, await self._wire.call("Convolve", request.message, parameters)
 
-    async def _answered_by_one(self, make: Callable[..., shared.Request], call: Call) -> tuple[shared.Request, bytes]:
-        """With digests; where the server does not know one, the same with the layers, to that server."""
-        request = make()
-        try:
-            return request, await call("Convolve", request.message, self._composition.parameters)
-        except UnknownLayer:
-            if not self._resend:
-                raise
-        request = make(whole=True)
-        return request, await call("Convolve", request.message, self._composition.parameters)
+    async def _answered_by(self, request: shared.Request, server: AsyncServer) -> Exchange:
+        """With digests; where the server does not know one, again with the layers, or behind them."""
+        parameters = self._composition.parameters
+        message = request.message
+        repeats = Repeats(self._composition, message, pb.ConvolveRequest, resend=self._resend)
+        while True:
+            try:
+                return request, await server.call("Convolve", message, parameters)
+            except UnknownLayer as unknown:
+                put, message = repeats.after(unknown)
+            if put is not None:
+                await server.put(put, parameters)
 
 
-class AsyncLayer(_Calls):
+class AsyncLayer(_Calls, StackLayer):
     """A convolution whose weights stay on the servers; `AsyncClient.layer` makes it. Calls name it by its digest, and a
     server that does not know it is sent it with the same call, unless `resend` is False: then UnknownLayer is raised.
     """
@@ -103,14 +123,14 @@ class AsyncLayer(_Calls):
 
     async def run(self, input: AnyArray) -> answers.Answer:
         """The same with its plan and report."""
-        return answers.convolve_answer(*await self._answered(partial(self._composition.request, input)))
+        return answers.convolve_answer(*await self._answered(self._composition.request(input)))
 
     async def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
     ) -> Gradients:
         """As `AsyncClient.gradients`."""
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = await self._answered(partial(self._composition.request, input, asked))
+        request, response = await self._answered(self._composition.request(input, asked))
         return answers.gradients_answer(request, response, asked.wanted)
 
     async def plan(self, input_shape: Sequence[int]) -> Plan:
@@ -119,7 +139,9 @@ class AsyncLayer(_Calls):
         return answers.plan_answer(await self._wire.call("Plan", request, self._composition.parameters))
 
     async def put(self) -> None:
-        """Sends the layer now, in pieces, to the server whose turn it is, so that no call has to."""
+        """Sends the layer now, in pieces, to every server, so that no call has to. Each gets it that can; the first
+        error is raised.
+        """
         await self._wire.put(self._held, self._composition.parameters)
 
 
@@ -140,7 +162,7 @@ class AsyncStack(_Calls):
 
     async def run(self, input: AnyArray) -> answers.StackAnswer:
         """The same with its plan and report."""
-        return answers.stack_answer(*await self._answered(partial(self._composition.request, input)))
+        return answers.stack_answer(*await self._answered(self._composition.request(input)))
 
     async def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
@@ -149,7 +171,7 @@ class AsyncStack(_Calls):
         given that with respect to the output; one call, which computes forward and backward.
         """
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = await self._answered(partial(self._composition.request, input, asked))
+        request, response = await self._answered(self._composition.request(input, asked))
         return answers.stack_gradients_answer(request, response, asked.wanted)
 
     async def plan(self, input_shape: Sequence[int], dtype: str | None = None) -> StackPlan:
@@ -158,3 +180,39 @@ class AsyncStack(_Calls):
         """
         request = self._composition.plan_request(input_shape, dtype)
         return answers.stack_plan_answer(await self._wire.call("Plan", request, self._composition.parameters))
+
+
+async def listed(server: AsyncServer) -> list[HeldLayer]:
+    """All pages of one server: no other knows what its tokens mean."""
+    found, token = held_layers.list_answer(await server.call("ListLayers", held_layers.list_request(""), {}))
+    while token:
+        more, token = held_layers.list_answer(await server.call("ListLayers", held_layers.list_request(token), {}))
+        found += more
+    return found
+
+
+async def put(servers: Sequence[AsyncServer], held: HeldWeights, parameters: Parameters) -> None:
+    """Puts a layer on each that can take it. Raises the first error."""
+    failures = await _failures(server.put(held, parameters) for server in servers)
+    if failures:
+        raise failures[0]
+
+
+async def delete(servers: Sequence[AsyncServer], digest: str) -> None:
+    """Deletes a layer from each. Raises the first error, and UnknownLayer where none holds it."""
+    request = held_layers.delete_request(digest)
+    failures = await _failures(server.call("DeleteLayer", request, {}) for server in servers)
+    others = [failure for failure in failures if not isinstance(failure, UnknownLayer)]
+    if others or len(failures) == len(servers):
+        raise (others or failures)[0]
+
+
+async def _failures(calls: Iterable[Awaitable[object]]) -> list[ConvolverError]:
+    """What went wrong, of calls one after the other."""
+    failures = []
+    for call in calls:
+        try:
+            await call
+        except ConvolverError as failure:
+            failures.append(failure)
+    return failures

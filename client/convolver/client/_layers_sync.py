@@ -9,33 +9,47 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolver.client import _answers as answers
 from convolver.client import _client_shared as shared
 from convolver.client import _gradients
+from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Asked, Composition, HeldWeights
 from convolver.client._interchange import AnyArray
-from convolver.client._map_sync import mapped
-from convolver.client._stack_layers import Conv, Pool
-from convolver.core.errors import UnknownLayer
+from convolver.client._map_sync import OpenStream, mapped
+from convolver.client._resending import Repeats
+from convolver.client._stack_layers import Conv, Pool, StackLayer
+from convolver.core.errors import ConvolverError, UnknownLayer
+from convolver.core.parameters import Parameters
+from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
     from convolver.client._gradients import Gradients
-    from convolver.client._map_sync import OpenStream
-    from convolver.core.parameters import Parameters
+    from convolver.client._held_layers import HeldLayer
     from convolver.core.plan import Plan
     from convolver.core.stack_plan import StackPlan
 
 
-Call = Callable[[str, bytes, "Parameters"], bytes]
+Call = Callable[[str, bytes, Parameters], bytes]
 """A call of the method of that name."""
 
 
+class Server(NamedTuple):
+    """One server: a call, and the putting of a layer."""
+
+    call: Call
+    put: Callable[[HeldWeights, Parameters], None]
+
+
+Exchange = tuple[shared.Request, bytes]
+"""A request and its answer."""
+
+
 class Wire(NamedTuple):
-    """What a client lends to its layers: a call, what asks one server by calls that all go to it, a stream, and the
-    putting of a layer.
+    """What a client lends to its layers: a call, what asks one server, a stream, and the putting of a layer on every
+    server.
     """
 
     call: Call
-    of_one: Callable[[Callable[[Call], tuple[shared.Request, bytes]]], tuple[shared.Request, bytes]]
+    of_one: Callable[[Callable[[Server], Exchange], Parameters], Exchange]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], None]
 
@@ -50,29 +64,37 @@ class _Calls:
         """The outputs of many inputs, in their order, over one stream: while one is computed, others travel. At most
         `in_flight` of them are on their way or wait to be taken, and no frame is asked for before there is room.
 
-        The first error ends it, at the place of its frame.
+        The first error ends it, at the place of its frame. A server that goes away ends it too: it is not resumed.
+
+        Outputs that are there are given before the next frame is asked for, in the caller's thread: frames that wait
+        for an output may wait for ever. A frame may be overwritten once the next one is asked for.
 
         Leaving the loop early cancels what is in flight, once the generator is closed or forgotten.
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
-    def _answered(self, make: Callable[..., shared.Request]) -> tuple[shared.Request, bytes]:
-        """A request, as `make` makes it, and its answer."""
-        return self._wire.of_one(partial(self._answered_by_one, make))
+    def _answered(self, request: shared.Request) -> Exchange:
+        """The request and its answer."""
+        parameters = self._composition.parameters
+        if self._composition.held:
+            return self._wire.of_one(partial(self._answered_by, request), parameters)
+        return request, self._wire.call("Convolve", request.message, parameters)
 
-    def _answered_by_one(self, make: Callable[..., shared.Request], call: Call) -> tuple[shared.Request, bytes]:
-        """With digests; where the server does not know one, the same with the layers, to that server."""
-        request = make()
-        try:
-            return request, call("Convolve", request.message, self._composition.parameters)
-        except UnknownLayer:
-            if not self._resend:
-                raise
-        request = make(whole=True)
-        return request, call("Convolve", request.message, self._composition.parameters)
+    def _answered_by(self, request: shared.Request, server: Server) -> Exchange:
+        """With digests; where the server does not know one, again with the layers, or behind them."""
+        parameters = self._composition.parameters
+        message = request.message
+        repeats = Repeats(self._composition, message, pb.ConvolveRequest, resend=self._resend)
+        while True:
+            try:
+                return request, server.call("Convolve", message, parameters)
+            except UnknownLayer as unknown:
+                put, message = repeats.after(unknown)
+            if put is not None:
+                server.put(put, parameters)
 
 
-class Layer(_Calls):
+class Layer(_Calls, StackLayer):
     """A convolution whose weights stay on the servers; `Client.layer` makes it. Calls name it by its digest, and a
     server that does not know it is sent it with the same call, unless `resend` is False: then UnknownLayer is raised.
     """
@@ -100,14 +122,14 @@ class Layer(_Calls):
 
     def run(self, input: AnyArray) -> answers.Answer:
         """The same with its plan and report."""
-        return answers.convolve_answer(*self._answered(partial(self._composition.request, input)))
+        return answers.convolve_answer(*self._answered(self._composition.request(input)))
 
     def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
     ) -> Gradients:
         """As `Client.gradients`."""
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = self._answered(partial(self._composition.request, input, asked))
+        request, response = self._answered(self._composition.request(input, asked))
         return answers.gradients_answer(request, response, asked.wanted)
 
     def plan(self, input_shape: Sequence[int]) -> Plan:
@@ -116,7 +138,9 @@ class Layer(_Calls):
         return answers.plan_answer(self._wire.call("Plan", request, self._composition.parameters))
 
     def put(self) -> None:
-        """Sends the layer now, in pieces, to the server whose turn it is, so that no call has to."""
+        """Sends the layer now, in pieces, to every server, so that no call has to. Each gets it that can; the first
+        error is raised.
+        """
         self._wire.put(self._held, self._composition.parameters)
 
 
@@ -137,7 +161,7 @@ class Stack(_Calls):
 
     def run(self, input: AnyArray) -> answers.StackAnswer:
         """The same with its plan and report."""
-        return answers.stack_answer(*self._answered(partial(self._composition.request, input)))
+        return answers.stack_answer(*self._answered(self._composition.request(input)))
 
     def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
@@ -146,7 +170,7 @@ class Stack(_Calls):
         given that with respect to the output; one call, which computes forward and backward.
         """
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = self._answered(partial(self._composition.request, input, asked))
+        request, response = self._answered(self._composition.request(input, asked))
         return answers.stack_gradients_answer(request, response, asked.wanted)
 
     def plan(self, input_shape: Sequence[int], dtype: str | None = None) -> StackPlan:
@@ -155,3 +179,39 @@ class Stack(_Calls):
         """
         request = self._composition.plan_request(input_shape, dtype)
         return answers.stack_plan_answer(self._wire.call("Plan", request, self._composition.parameters))
+
+
+def listed(server: Server) -> list[HeldLayer]:
+    """All pages of one server: no other knows what its tokens mean."""
+    found, token = held_layers.list_answer(server.call("ListLayers", held_layers.list_request(""), {}))
+    while token:
+        more, token = held_layers.list_answer(server.call("ListLayers", held_layers.list_request(token), {}))
+        found += more
+    return found
+
+
+def put(servers: Sequence[Server], held: HeldWeights, parameters: Parameters) -> None:
+    """Puts a layer on each that can take it. Raises the first error."""
+    failures = _failures(partial(server.put, held, parameters) for server in servers)
+    if failures:
+        raise failures[0]
+
+
+def delete(servers: Sequence[Server], digest: str) -> None:
+    """Deletes a layer from each. Raises the first error, and UnknownLayer where none holds it."""
+    request = held_layers.delete_request(digest)
+    failures = _failures(partial(server.call, "DeleteLayer", request, {}) for server in servers)
+    others = [failure for failure in failures if not isinstance(failure, UnknownLayer)]
+    if others or len(failures) == len(servers):
+        raise (others or failures)[0]
+
+
+def _failures(calls: Iterable[Callable[[], object]]) -> list[ConvolverError]:
+    """What went wrong, of calls one after the other."""
+    failures = []
+    for call in calls:
+        try:
+            call()
+        except ConvolverError as failure:
+            failures.append(failure)
+    return failures

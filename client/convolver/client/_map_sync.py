@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
+from convolver.client._composition import HeldWeights
 from convolver.client._pipeline import Pipeline, checked_in_flight
 from convolver.core.errors import BackendFailure
 
@@ -18,19 +20,26 @@ if TYPE_CHECKING:
 
     from convolver.client._composition import Composition
     from convolver.client._interchange import AnyArray
-    from convolver.core.parameters import Parameters
 
+    Answer = bytes | grpc.RpcError | None
 
-OpenStream = Callable[[Iterator[bytes], "Parameters"], "AbstractContextManager[Stream]"]
-"""Opens a stream for these requests; what fails in the context is raised as the client's errors."""
+FAREWELL = 1.0
+"""Seconds that a server may take to end a stream whose requests are all answered."""
 
 
 class Stream(NamedTuple):
-    """An open stream: the answers as they come, where it leads, and the seconds that a request may take."""
+    """An open stream: the answers as they come, where it leads, the seconds that a request may take, and the putting of
+    a layer on the same server.
+    """
 
     answers: Iterator[bytes]
     address: str
     timeout: float | None
+    put: Callable[[HeldWeights], None]
+
+
+OpenStream = Callable[[Iterator[bytes], "Composition"], "AbstractContextManager[Stream]"]
+"""Opens a stream for these requests; what fails in the context is raised as the client's errors."""
 
 
 def mapped(
@@ -42,13 +51,11 @@ def mapped(
     def outputs() -> Generator[AnyArray]:
         outgoing = SimpleQueue[bytes | None]()
         try:
-            with open_stream(iter(outgoing.get, None), composition.parameters) as stream:
+            with open_stream(iter(outgoing.get, None), composition) as stream:
                 pipeline = Pipeline(composition, stream.address, stream.timeout, in_flight=room, resend=resend)
-                yield from _outputs(pipeline, stream.answers, outgoing, iter(frames))
-                outgoing.put(None)
-                with suppress(grpc.RpcError):  # how it ends matters to no frame
-                    for _ in stream.answers:
-                        pass
+                traffic = _Traffic(stream, outgoing)
+                yield from _outputs(pipeline, traffic, iter(frames))
+                traffic.end()
         finally:
             outgoing.put(None)  # gRPC's thread waits for it, be the stream cancelled
         if pipeline.failure:
@@ -57,30 +64,74 @@ def mapped(
     return outputs()
 
 
-def _outputs(
-    pipeline: Pipeline, answers: Iterator[bytes], outgoing: SimpleQueue[bytes | None], frames: Iterator[AnyArray]
-) -> Iterator[AnyArray]:
+class _Traffic:
+    """Both directions of a stream. A thread takes answers in as they come: gRPC's iterator cannot be asked whether
+    there is one.
+    """
+
+    def __init__(self, stream: Stream, outgoing: SimpleQueue[bytes | None]) -> None:
+        self._put, self._outgoing = stream.put, outgoing
+        self._incoming = SimpleQueue["Answer"]()
+        Thread(target=_read, args=(stream.answers, self._incoming), daemon=True).start()
+
+    def send(self, message: bytes) -> None:
+        """Puts a request behind the others."""
+        self._outgoing.put(message)
+
+    def receive_all(self, pipeline: Pipeline) -> None:
+        """Hands over the answers that have come."""
+        while not self._incoming.empty():
+            self._hand(self._incoming.get(), pipeline)
+
+    def receive(self, pipeline: Pipeline) -> None:
+        """Waits for an answer and hands it over."""
+        try:
+            self._hand(self._incoming.get(timeout=pipeline.patience), pipeline)
+        except Empty:
+            raise pipeline.overdue() from None
+
+    def end(self) -> None:
+        """Says that there is no more, and waits for the stream's end. How it ends matters to no frame."""
+        self._outgoing.put(None)
+        with suppress(Empty):
+            self._incoming.get(timeout=FAREWELL)
+
+    def _hand(self, answer: Answer, pipeline: Pipeline) -> None:
+        if answer is None:
+            raise BackendFailure("the stream has ended, and not every request is answered")
+        if isinstance(answer, grpc.RpcError):
+            raise answer
+        for put, message in pipeline.receive(answer):
+            if put is not None:
+                self._put(put)
+            self._outgoing.put(message)
+
+
+def _read(answers: Iterator[bytes], incoming: SimpleQueue[Answer]) -> None:
+    """The answers, and last None or the error with which the stream has ended."""
+    end: grpc.RpcError | None = None
+    try:
+        for answer in answers:
+            incoming.put(answer)
+    except grpc.RpcError as failure:
+        end = failure
+    incoming.put(end)
+
+
+def _outputs(pipeline: Pipeline, traffic: _Traffic, frames: Iterator[AnyArray]) -> Iterator[AnyArray]:
     is_more = True
     while True:
-        while is_more and pipeline.has_room:
+        traffic.receive_all(pipeline)
+        if pipeline.is_ready:
+            yield pipeline.take()
+        elif is_more and pipeline.has_room:
             try:
-                outgoing.put(pipeline.send(next(frames)))
+                traffic.send(pipeline.send(next(frames)))
             except StopIteration:
                 is_more = False
             except Exception as failure:  # noqa: BLE001 - whatever the caller's iterable raises
                 pipeline.failure, is_more = failure, False
-        if pipeline.is_ready:
-            yield pipeline.take()
         elif pipeline.is_empty:
             return
         else:
-            _receive(pipeline, answers, outgoing)
-
-
-def _receive(pipeline: Pipeline, answers: Iterator[bytes], outgoing: SimpleQueue[bytes | None]) -> None:
-    response = next(answers, None)
-    if response is None:
-        raise BackendFailure("the stream has ended, and not every request is answered")
-    again = pipeline.receive(response)
-    if again is not None:
-        outgoing.put(again)
+            traffic.receive(pipeline)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convolver.client._answers import stream_answer
-from convolver.client._interchange import AnyArray, like
+from convolver.client._interchange import AnyArray, like, likeness
+from convolver.client._resending import Again, Repeats
+from convolver.client.errors import DeadlineExceeded
 from convolver.core.errors import BackendFailure, ConvolverError, UnknownLayer
 from convolver.core.values import number
+from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from convolver.client._answers import Item
@@ -17,10 +22,20 @@ if TYPE_CHECKING:
 MOST_IN_FLIGHT = 4096
 
 
+@dataclass(slots=True)
+class _Frame:
+    """A frame in flight: how it may be sent again, what its output is like, and whether it waited for the leader."""
+
+    repeats: Repeats
+    likeness: AnyArray
+    has_waited: bool = False
+
+
 class Pipeline:
     """At most `in_flight` frames are sent whose outputs have not been taken; outputs come in the order of frames.
 
-    The first frame goes alone where the server may not know a layer: otherwise it would be sent it with each of them.
+    Where the server may not know a layer, one frame leads: the first, and later the first that was answered so. It goes
+    alone and brings the layers; the others wait, so that these travel once and not with each of them.
 
     Attributes:
         failure: why there are no more frames, where that is an error: the caller's, or that of a frame which cannot be
@@ -32,10 +47,12 @@ class Pipeline:
     ) -> None:
         self._composition, self._address, self._timeout, self._resend = composition, address, timeout, resend
         self._room = in_flight
-        self._is_known = not composition.has_held
-        self._frames: deque[AnyArray] = deque()
+        self._leader = 0 if composition.held else None
+        self._waiting: list[_Frame] = []
+        self._frames: deque[_Frame] = deque()
         self._answers: dict[int, Item] = {}
         self._taken = 0
+        self._due: float | None = None
         self.failure: Exception | None = None
 
     @property
@@ -46,41 +63,67 @@ class Pipeline:
     @property
     def has_room(self) -> bool:
         """Whether another frame may be sent."""
-        return len(self._frames) < (self._room if self._is_known else 1)
+        return len(self._frames) < (self._room if self._leader is None else 1)
 
     @property
     def is_ready(self) -> bool:
         """Whether the next output is there."""
         return self._taken in self._answers
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds that an answer may be waited for now: the oldest frame has the timeout from when it is waited for."""
+        if self._timeout is None:
+            return None
+        now = time.monotonic()
+        self._due = self._due or now + self._timeout
+        return max(0.0, self._due - now)
+
+    def overdue(self) -> DeadlineExceeded:
+        """What is raised when patience has come to its end: the server is silent, or it would have said so itself."""
+        return DeadlineExceeded(f"{self._address}: no answer within the timeout of {self._timeout} s (nor an error)")
+
     def send(self, frame: AnyArray) -> bytes:
         """The frame's request. Raises InvalidConvolution for what shapes can decide."""
-        message = self._message(self._taken + len(self._frames), frame)
-        self._frames.append(frame)
+        message = self._composition.stream_request(self._taken + len(self._frames), frame, self._timeout)
+        repeats = Repeats(self._composition, message, pb.ConvolveStreamRequest, resend=self._resend)
+        self._frames.append(_Frame(repeats, likeness(frame)))
         return message
 
-    def receive(self, response: bytes) -> bytes | None:
-        """Takes an answer in; gives the request to be sent again, with the layers that the server did not know."""
+    def receive(self, response: bytes) -> list[Again]:
+        """Takes an answer in; gives what is to be sent again, since the server did not know a layer."""
         item = stream_answer(response, self._address, self._timeout)
         place = item.number - self._taken
         if not 0 <= place < len(self._frames) or item.number in self._answers:
             raise BackendFailure(f"the answer's id is {item.number}, and no such request is in flight")
-        if isinstance(item.outcome, UnknownLayer) and self._resend:
-            return self._message(item.number, self._frames[place], whole=True)
-        self._is_known = True
+        frame = self._frames[place]
+        if isinstance(item.outcome, UnknownLayer) and not frame.repeats.is_over:
+            return self._repeated(item.number, frame, item.outcome)
         self._answers[item.number] = item
-        return None
+        if item.number != self._leader:
+            return []
+        waiting, self._leader, self._waiting = self._waiting, None, []
+        return [frame.repeats.by_digest for frame in waiting]
 
     def take(self) -> AnyArray:
         """The next output, of its frame's library. Raises what went wrong with it."""
         outcome, frame = self._answers.pop(self._taken).outcome, self._frames.popleft()
         self._taken += 1
+        self._due = None
         if isinstance(outcome, ConvolverError):
             raise outcome
-        return like(outcome, frame)
+        return like(outcome, frame.likeness)
 
-    def _message(self, place: int, frame: AnyArray, *, whole: bool = False) -> bytes:
-        return self._composition.stream_request(place, frame, self._timeout, whole=whole)
+    def _repeated(self, number: int, frame: _Frame, unknown: UnknownLayer) -> list[Again]:
+        """By the leader, and by who waited for it in vain: the server may have too little room for all layers."""
+        self._due = None
+        if self._leader not in (None, number) and not frame.has_waited:
+            frame.has_waited = True
+            self._waiting.append(frame)
+            return []
+        if self._leader is None:
+            self._leader = number
+        return [frame.repeats.after(unknown)]
 
 
 def checked_in_flight(in_flight: int) -> int:

@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from convolver.core.parameters import Sizes
 
 
+class StackLayer:
+    """What a stack is made of: `Conv`, `Pool`, and the layers of a client, whose weights stay. The type of a list of
+    them.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, init=False, eq=False, repr=False, slots=True)
-class Conv:
+class Conv(StackLayer):
     """A convolution of a stack: `weight` (O, C/groups, *K), transposed (C, O/groups, *K), `bias` (O,), as for
     `Client.convolve`, and the parameters of `LayerParameters`. Nothing of them is copied, and no value is read.
 
@@ -36,7 +44,7 @@ class Conv:
 
     weight: AnyArray
     bias: AnyArray
-    parameters: LayerParameters
+    _parameters: LayerParameters
 
     def __init__(
         self,
@@ -49,8 +57,13 @@ class Conv:
             weight, bias = _shape(weight), _presence(bias)
         else:
             weight, bias = _array(weight, "weight"), None if bias is None else _array(bias, "bias")
-        for name, value in (("weight", weight), ("bias", bias), ("parameters", parameters)):
+        for name, value in (("weight", weight), ("bias", bias), ("_parameters", parameters)):
             object.__setattr__(self, name, value)
+
+    @property
+    def parameters(self) -> LayerParameters:
+        """Those that were given, a copy: to change it changes no layer."""
+        return self._parameters.copy()
 
     @property
     def is_shape(self) -> bool:
@@ -63,7 +76,7 @@ class Conv:
 
 
 @dataclass(frozen=True, repr=False, slots=True)
-class Pool:
+class Pool(StackLayer):
     """A pooling of a stack, `kind` being "max", "average" or "adaptive_average", as torch's max_pool, avg_pool and
     adaptive_avg_pool. An int stands for the same number in every spatial dimension; `stride` is by default the kernel.
 

@@ -72,6 +72,10 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
             return reader(file, stream)
     except OSError as error:
         raise WeightsError(file, error.strerror or str(error)) from error
+    except WeightsError:
+        raise
+    except ValueError as error:  # a name that no file has
+        raise WeightsError(file, str(error)) from error
 
 
 def _read_safetensors(path: Path, stream: IO[bytes]) -> dict[str, Array]:

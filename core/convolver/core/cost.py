@@ -12,7 +12,7 @@ from typing import NamedTuple
 from convolver.core import dtypes, gradients, methods, onednn, torch_memory
 from convolver.core.geometry import Geometry
 from convolver.core.gradients import Wanted
-from convolver.core.plan import ChosenAlgorithm
+from convolver.core.plan import ChosenAlgorithm, Plan
 from convolver.core.pooling import Pooling
 from convolver.core.tiling import Tiling, tiling
 
@@ -123,6 +123,13 @@ def estimate(
     seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
     on_cpu = threads if kind == "torch:cpu" else 1
     return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, on_cpu))
+
+
+def seconds_of(plan: Plan) -> float:
+    """Those that a plan's products take, beside the overhead of a call."""
+    kind = "torch:cuda" if plan.backend.startswith("torch:cuda") else plan.backend
+    found = estimate(plan.geometry, plan.backend, plan.threads, plan.algorithm, plan.wanted)
+    return found.seconds - OVERHEAD[kind]
 
 
 def threads_that_pay(

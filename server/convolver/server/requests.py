@@ -7,7 +7,7 @@ import time
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolver.core import plan_codec
+from convolver.core import cost, plan_codec
 from convolver.core.errors import LimitExceeded
 from convolver.core.plan import Plan, Report
 from convolver.core.tensors import to_bytes
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Envelope = Callable[[plan_pb2.Result], bytes]
 
+TINY_SECONDS, TINY_BYTES = 100e-6, 1 << 20
+"""What is computed on the event loop (docs/decisions/0010-tiny-sums-on-the-loop.md)."""
+
 FEW_LAYERS = 8
 """Of a request that is planned on the event loop, where health has to be answered too: a thousand take a second."""
 
@@ -37,6 +40,8 @@ class Accepted(NamedTuple):
 
     job: Job
     plan: plan_pb2.Plan
+    held_bytes: int
+    is_tiny: bool
 
     @property
     def layers(self) -> int:
@@ -79,8 +84,10 @@ class Requests:
     async def _computed(
         self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
     ) -> bytes:
-        work = partial(self._answer, accepted, held, entries, arrived, envelope)
-        return await self._scheduler.run(accepted.job.plan.peak_bytes, work)
+        work, held_bytes = partial(self._answer, accepted, held, entries, arrived, envelope), accepted.held_bytes
+        if accepted.is_tiny and self._scheduler.has_room(held_bytes):
+            return self._scheduler.run_here(held_bytes, work)
+        return await self._scheduler.run(held_bytes, work)
 
     async def _accepted_anew(self, convolution: bytes) -> Accepted:
         if layer_count(convolution) <= FEW_LAYERS:
@@ -119,7 +126,16 @@ class Requests:
 
 
 def _planned(job: Job) -> Accepted:
-    return Accepted(job, plan_codec.plan_to_proto(job.plan))
+    return Accepted(job, plan_codec.plan_to_proto(job.plan), job.plan.peak_bytes, _is_tiny(job))
+
+
+def _is_tiny(job: Job) -> bool:
+    """Whether it takes less time than a thread's waking and the loop's: one convolution on the CPU, of few bytes."""
+    plan = job.plan
+    if not isinstance(plan, Plan) or plan.wanted or plan.backend.startswith("torch:cuda"):
+        return False
+    is_kept = any(source and source.kept for source in job.sources)  # which takes a hash
+    return not is_kept and plan.peak_bytes <= TINY_BYTES and cost.seconds_of(plan) <= TINY_SECONDS
 
 
 def _count(plan: Plan | StackPlan, seconds: dict[str, float]) -> None:

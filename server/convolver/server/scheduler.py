@@ -59,6 +59,19 @@ class Scheduler:
                 self._release(held_bytes)
             raise
 
+    def has_room(self, held_bytes: int) -> bool:
+        """Whether work of so many bytes would not have to wait for others."""
+        return not self._queue and self._held + held_bytes <= self._budget
+
+    def run_here(self, held_bytes: int, work: Callable[[], Result]) -> Result:
+        """What `work` returns, called at once, in the loop's own thread; for what takes less than going elsewhere."""
+        self._count(1)
+        self._hold(held_bytes)
+        try:
+            return work()
+        finally:
+            self._release(held_bytes)
+
     def close(self) -> None:
         """Forgets what waits for a thread, and ends each thread when it has finished what it runs."""
         self._threads.shutdown(wait=False, cancel_futures=True)

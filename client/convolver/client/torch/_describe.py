@@ -39,6 +39,8 @@ def describe(module: nn.Module, input_shape: Sequence[int] | None = None) -> lis
 
     Raises InvalidConvolution naming the module's path and class for all that a stack cannot do as torch does it.
     """
+    if not isinstance(module, nn.Module):
+        raise InvalidConvolution(f"module is a {type(module).__name__}; it must be a torch.nn.Module", "module")
     description = _Description(input_shape)
     description.add("", module)
     if description.flat == "map":

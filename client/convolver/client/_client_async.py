@@ -16,7 +16,7 @@ from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_async as layers
-from convolver.client._composition import Composition, HeldWeights
+from convolver.client._composition import Composition, HeldWeights, may_resend, stacked
 from convolver.client._connection import PATHS, ClientBase, asynchronous_channels, targets_of
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
@@ -157,17 +157,19 @@ class AsyncClient(ClientBase, Convolutions[Coroutine[Any, Any, AnyArray]]):
         UnknownLayer instead, as where somebody else is to decide what a server holds.
         """
         own, of_call = composition.parted(parameters)
-        held = HeldWeights(weight, bias, own)
+        held = HeldWeights(weight, bias, own, of_call, resend=resend)
         return AsyncLayer(self._wire, held, Composition([held], of_call), resend=resend)
 
     def stack(
         self, layers: Sequence[StackLayer], *, resend: bool = True, **parameters: Unpack[StackParameters]
     ) -> AsyncStack:
         """Layers one after the other, that run in one call: `Conv`, whose weights travel with each call, so that they
-        may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`.
+        may change between two; layers made by `layer`, whose weights stay; and `Pool`. `resend` is that of `layer`,
+        and False where it is for one of the layers, whose own call parameters are refused.
         """
         items = [layer.held if isinstance(layer, AsyncLayer) else layer for layer in layers]
-        return AsyncStack(self._wire, Composition(items, cast("Parameters", parameters)), resend=resend)
+        made = stacked(items, cast("Parameters", parameters))
+        return AsyncStack(self._wire, made, resend=resend and may_resend(items))
 
     async def layers(self) -> list[HeldLayer]:
         """The layers that the server holds, the latest used first; of several servers, that whose turn it is."""

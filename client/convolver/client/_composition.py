@@ -40,10 +40,20 @@ def parted(parameters: Parameters) -> tuple[LayerParameters, Parameters]:
 
 class HeldWeights(StackLayer):
     """A convolution whose weights stay on servers: copies of them, the definition as it is sent, and the digest of all
-    that, which names it on every server.
+    that, which names it on every server. `calls` are the parameters of its layer's own calls, and `resend` says whether
+    a server that does not know it may be sent it.
     """
 
-    def __init__(self, weight: AnyArray, bias: AnyArray, parameters: LayerParameters) -> None:
+    def __init__(
+        self,
+        weight: AnyArray,
+        bias: AnyArray,
+        parameters: LayerParameters,
+        calls: Parameters | None = None,
+        *,
+        resend: bool = True,
+    ) -> None:
+        self.calls, self.resend = calls or {}, resend
         given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
         arrays = {name: np.array(to_array(value), order="C") for name, value in given.items()}
         self.headers = _Headers(*(header(array, name) for name, array in arrays.items()))
@@ -159,11 +169,29 @@ class Composition:
         return self._remembered(of_input, tuple(headers), gradients, by_digest=True), data
 
 
+def stacked(layers: Sequence[StackLayer], parameters: Parameters) -> Composition:
+    """The composition of a stack. Raises InvalidConvolution as that does, and for a layer with parameters of its own
+    calls: the stack has its own, and these would be left out in silence.
+    """
+    for i, layer in enumerate(layers):
+        for name in layer.calls if isinstance(layer, HeldWeights) else ():
+            text = f"layers[{i}] was made with {name}, which belongs to calls: give it to the stack"
+            raise InvalidConvolution(text, f"layers[{i}].{name}")
+    return Composition(layers, parameters)
+
+
+def may_resend(layers: Sequence[StackLayer]) -> bool:
+    """Whether all layers that stay may be sent to who does not know them."""
+    return all(layer.resend for layer in layers if isinstance(layer, HeldWeights))
+
+
 def _item(i: int, layer: StackLayer) -> Item:
     if isinstance(layer, Item):
         return layer
     kind = type(layer).__name__
-    raise InvalidConvolution(f"layers[{i}] is a {kind}; it must be Conv, Pool or a layer", f"layers[{i}]")
+    raise InvalidConvolution(
+        f"layers[{i}] is a {kind}; it must be Conv, Pool or what this client's `layer` made", f"layers[{i}]"
+    )
 
 
 def _convolution(

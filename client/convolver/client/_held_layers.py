@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from convolver.client import _client_shared as shared
 from convolver.core import request_codec
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.wire import join
 from convolver.v1 import convolution_pb2
 from convolver.v1 import layer_service_pb2 as pb
@@ -60,7 +61,7 @@ def list_answer(response: bytes) -> tuple[list[HeldLayer], str]:
 
 def get_request(digest: str) -> bytes:
     """A GetLayer request."""
-    return pb.GetLayerRequest(digest=digest).SerializeToString()
+    return pb.GetLayerRequest(digest=_text(digest)).SerializeToString()
 
 
 def get_answer(response: bytes) -> HeldLayer:
@@ -71,10 +72,17 @@ def get_answer(response: bytes) -> HeldLayer:
 
 def delete_request(digest: str) -> bytes:
     """A DeleteLayer request."""
-    return pb.DeleteLayerRequest(digest=digest).SerializeToString()
+    return pb.DeleteLayerRequest(digest=_text(digest)).SerializeToString()
 
 
 def _held(message: pb.HeldLayer) -> HeldLayer:
     weight, bias, parameters = request_codec.definition_from_proto(message.definition)
     given = {name: value for name, value in parameters.items() if value is not None}
     return HeldLayer(message.digest, weight, bias, cast("Parameters", given), message.bytes, message.idle_seconds)
+
+
+def _text(digest: object) -> str:
+    """Raises InvalidConvolution where it is no text; the server says what is wrong with one."""
+    if not isinstance(digest, str):
+        raise InvalidConvolution(f"digest is {shown(digest)}; it must be that of a layer, as text", "digest")
+    return digest

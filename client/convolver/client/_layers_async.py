@@ -66,11 +66,11 @@ class _Calls:
 
         The first error ends it, at the place of its frame. A server that goes away ends it too: it is not resumed.
 
-        The next frame and the next answer are waited for at once: a frame may depend on an output. It may be
-        overwritten once the next one is asked for.
+        A frame may be overwritten once the next one is asked for.
 
-        The frames are iterated over with or without `async`. Who leaves the loop early closes the generator
-        (contextlib.aclosing), which cancels what is in flight.
+        The frames are iterated over with or without `async`; the next frame and the next answer are waited for at once,
+        so that a frame may depend on an output. Who leaves the loop early closes the generator (contextlib.aclosing),
+        which cancels what is in flight.
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 

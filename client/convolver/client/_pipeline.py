@@ -111,6 +111,7 @@ class Pipeline:
         self._taken += 1
         self._due = None
         if isinstance(outcome, ConvolverError):
+            outcome.add_note(f"frame {self._taken - 1}")
             raise outcome
         return like(outcome, frame.likeness)
 

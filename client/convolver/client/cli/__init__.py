@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer.TyperException as error:
         status = _complain(error.format_message(), error.exit_code)
     except ConvolverError as error:
-        status = _complain(error.message, 1)
+        where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+        status = _complain(f"{where}{error.message}", 1)
     sys.exit(status)
 
 

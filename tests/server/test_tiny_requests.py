@@ -12,7 +12,7 @@ from tests.contract import FLOAT32
 from convolver.core.errors import UnknownLayer
 from convolver.server.engine import Engine
 from convolver.server.layers import LayerStore
-from convolver.server.requests import Requests
+from convolver.server.requests import FEW_LAYERS, Accepted, Requests
 from convolver.server.scheduler import Scheduler
 from convolver.server.settings import Settings
 from convolver.v1 import convolution_pb2 as pb
@@ -102,3 +102,29 @@ def test_what_raises_on_the_loop_gives_its_bytes_back() -> None:
         scheduler.run_here(100, fail)
     assert scheduler.has_room(100)
     assert not scheduler.busy
+
+
+@pytest.mark.parametrize("count", [FEW_LAYERS, FEW_LAYERS + 1])
+def test_a_request_of_many_layers_is_planned_in_a_thread(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = pb.Convolution.FromString(convolution(size=512))
+    pooling = pb.Pooling(kind=pb.POOLING_KIND_MAX, kernel=[1, 1])
+    message.layers.extend([pb.Layer(pooling=pooling)] * (count - 1))
+    planned: list[threading.Thread] = []
+
+    async def whole() -> None:
+        scheduler = Scheduler(1, 2**30)
+        made = requests(scheduler)
+        accept, answer = made._accepted, b"answered"  # noqa: SLF001 - where it runs is what is asked
+
+        def accepted(raw: bytes) -> Accepted:
+            planned.append(threading.current_thread())
+            return accept(raw)
+
+        monkeypatch.setattr(made, "_accepted", accepted)
+        monkeypatch.setattr(made, "_answer", lambda *_: answer)
+        for _ in range(2):  # the second time it is remembered
+            assert await made.answer(message.SerializeToString(), [], 0.0, lambda _: b"") == answer
+        scheduler.close()
+
+    asyncio.run(whole())
+    assert [thread is threading.main_thread() for thread in planned] == [count <= FEW_LAYERS]

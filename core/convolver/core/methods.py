@@ -80,7 +80,7 @@ def is_linear(geometry: Geometry) -> bool:
     op = geometry.operation
     plain = not (op.transposed or needs_padded_copy(geometry)) and geometry.kernel == geometry.input_size
     alone = op.groups == op.batch_groups == 1 and max(geometry.in_channels, geometry.out_channels) > 1
-    return plain and alone and geometry.extents == geometry.kernel
+    return plain and alone
 
 
 def kernels_per_group(geometry: Geometry) -> int:

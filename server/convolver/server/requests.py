@@ -103,7 +103,7 @@ class Requests:
     def _answer(
         self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
     ) -> bytes:
-        """Runs in a compute thread: the answer's message, its one copy of the output included."""
+        """The answer's message, its one copy of the output included; in a compute thread, unless it is tiny."""
         queue, plan = time.perf_counter() - arrived.accepted, accepted.job.plan
         outcome = self._engine.run(accepted.job, held, entries)
         done = time.perf_counter()

@@ -72,12 +72,14 @@ async def finish(rpc: Any) -> grpc.StatusCode:  # noqa: ANN401  # the four types
     return code
 
 
+async def take(request: bytes | AsyncIterator[bytes]) -> None:
+    """Reads all that comes. gRPC's asyncio fails a call with INTERNAL that still writes when its answer is there."""
+    if not isinstance(request, bytes):
+        _ = [message async for message in request]
+
+
 def doing(kind: str, act: Act) -> object:
     """A behaviour that takes all messages, acts, and answers; one that streams does so before and after."""
-
-    async def take(request: bytes | AsyncIterator[bytes]) -> None:
-        if not isinstance(request, bytes):
-            _ = [message async for message in request]
 
     async def answer(request: bytes | AsyncIterator[bytes], context: Context) -> bytes:
         await take(request)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 from tests.contract import refusal
-from tests.server.echo import KINDS, call, described, doing, handler
+from tests.server.echo import KINDS, call, described, doing, handler, take
 from tests.wait import until_in_loop
 
 from convolver.core import errors
@@ -257,10 +257,11 @@ def test_every_kind_of_call_passes_as_it_is(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(STREAMING))
 def test_a_coroutine_that_writes_by_itself_is_answered_likewise(kind: str) -> None:
-    async def writing(_: object, context: Context) -> None:
+    async def writing(request: bytes | AsyncIterator[bytes], context: Context) -> None:
+        await take(request)
         await context.write(b"one")
 
-    async def failing(request: object, context: Context) -> None:
+    async def failing(request: bytes | AsyncIterator[bytes], context: Context) -> None:
         await writing(request, context)
         raise errors.UnknownLayer("no such layer", "sha256:00")
 

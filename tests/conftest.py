@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in a server, and before NumPy is loaded
+
 import re
 import subprocess
 import sys

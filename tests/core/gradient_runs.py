@@ -37,9 +37,8 @@ def gradients(
     geometry = Geometry.of(op)
     if name == "reference":
         return reference_gradients.gradients(geometry, wanted, x, w, g)
-    from convolver.core.backends import torch as backend
-    from convolver.core.backends import torch_gradients
+    from convolver.core.backends import torch_arrays, torch_gradients
 
-    items, kernels = (None if a is None else backend._tensor(a, op.dtype) for a in (x, w))  # noqa: SLF001 - as its own run does
-    grads = torch_gradients.gradients(geometry, wanted, items, kernels, backend._tensor(g, op.output_dtype))  # noqa: SLF001 - likewise
-    return {each: backend._received(grad, op.dtype) for each, grad in grads.items()}  # noqa: SLF001 - likewise
+    items, kernels = (None if a is None else torch_arrays.tensor(a, op.dtype) for a in (x, w))
+    grads = torch_gradients.gradients(geometry, wanted, items, kernels, torch_arrays.tensor(g, op.output_dtype))
+    return {each: torch_arrays.received(grad, op.dtype) for each, grad in grads.items()}

@@ -88,8 +88,8 @@ POOLED_SECONDS = {"reference": 1.5e-9, "torch:cpu": 1e-9, "torch:cuda": 2e-11}
 """For each element that a window of a pooling reads."""
 
 
-ALONE_SECONDS = 8e-4
-"""Up to so many of one core's seconds a second thread of torch's costs more than it computes: it sleeps between calls
+ALONE_SECONDS = {"reference": 1.5e-3, "torch:cpu": 8e-4}
+"""Up to so many of one core's seconds a second thread costs more than it computes: it sleeps between calls
 (docs/decisions/0007-threads-must-not-spin.md), and waking it takes some 200 us.
 """
 
@@ -119,7 +119,7 @@ def estimate(
         return Estimate(beside + _fft_seconds(tiles, kind), tiles.work, tiles.workspace_bytes)
     if kind == "reference":
         seconds = _reference_seconds(geometry, threads)
-        return Estimate(beside + seconds, geometry.macs, methods.workspace_bytes(geometry))
+        return Estimate(beside + seconds, geometry.macs, methods.workspace_bytes(geometry, threads))
     seconds = _cuda_seconds(geometry) if kind == "torch:cuda" else _torch_seconds(geometry, threads)
     on_cpu = threads if kind == "torch:cpu" else 1
     return Estimate(beside + seconds, geometry.macs, torch_memory.workspace_bytes(geometry, on_cpu))
@@ -136,16 +136,18 @@ def threads_that_pay(
     geometry: Geometry, backend: str, threads: int, algorithm: ChosenAlgorithm, wanted: Wanted | None = None
 ) -> int:
     """How many of the back end's threads a convolution, or its gradients, should have."""
-    if backend != "torch:cpu" or algorithm == "fft":
+    if backend == "reference" and (algorithm == "fft" or wanted):
+        return 1  # it shares the sums of an output alone
+    if backend not in ALONE_SECONDS or algorithm == "fft":
         return threads
     alone = estimate(geometry, backend, 1, algorithm, wanted).seconds - OVERHEAD[backend]
-    return 1 if alone < ALONE_SECONDS else threads
+    return 1 if alone < ALONE_SECONDS[backend] else threads
 
 
 def pooling_threads_that_pay(pooling: Pooling, backend: str, threads: int) -> int:
     """The same for a pooling."""
-    few = backend == "torch:cpu" and pooling.work * POOLED_SECONDS[backend] < ALONE_SECONDS
-    return 1 if few else threads
+    few = backend == "torch:cpu" and pooling.work * POOLED_SECONDS[backend] < ALONE_SECONDS[backend]
+    return 1 if few or backend == "reference" else threads
 
 
 def pooling_seconds(pooling: Pooling, backend: str) -> float:
@@ -197,27 +199,34 @@ def _reference_seconds(geometry: Geometry, threads: int) -> float:
     if dtypes.TABLE[op.dtype].exact:
         wide = dtypes.TABLE["float64"]
     product = MAC_SECONDS + FEW_MAC_SECONDS / methods.kernels_per_group(geometry)
-    seconds = WIDTH[wide.name] * (geometry.macs * product / threads + _moving_seconds(geometry))
+    shared = geometry.macs * product + _moving_seconds(geometry)
+    seconds = WIDTH[wide.name] * (shared / threads + _padding_seconds(geometry))
     if op.dtype != wide.name:
         seconds += CONVERTED_SECONDS * (prod(op.input_shape) + prod(geometry.canonical_output))
     return seconds
 
 
+def _padding_seconds(geometry: Geometry) -> float:
+    """What the reference copies to pad its input, on one thread."""
+    if not methods.needs_padded_copy(geometry):
+        return 0.0
+    return prod(geometry.operation.canonical_input[:2]) * prod(geometry.padded_size) * PADDED_SECONDS
+
+
 def _moving_seconds(geometry: Geometry) -> float:
-    """What the reference moves beside its products."""
+    """What the reference moves beside its products, on all its threads."""
     op, kind = geometry.operation, methods.method(geometry)
     if kind == "scatter":
         landed = geometry.batch * prod(geometry.input_size) * geometry.out_channels * prod(geometry.kernel)
         return landed * SCATTERED_SECONDS
-    padded = prod(op.canonical_input[:2]) * prod(geometry.padded_size) if methods.needs_padded_copy(geometry) else 0
     if kind in ("pointwise", "linear"):
-        return padded * PADDED_SECONDS + (prod(op.input_shape) + prod(geometry.canonical_output)) * STREAMED_SECONDS
+        return (prod(op.input_shape) + prod(geometry.canonical_output)) * STREAMED_SECONDS
     if kind == "ordered":
-        return padded * PADDED_SECONDS + geometry.macs * ORDERED_SECONDS
+        return geometry.macs * ORDERED_SECONDS
     outputs, offsets = prod(geometry.canonical_output), methods.offsets(geometry)
     copied = outputs // methods.kernels_per_group(geometry) * geometry.sum_length // offsets
     each = COPIED_SECONDS if op.stride[-1] == 1 else STRIDED_SECONDS
-    return padded * PADDED_SECONDS + copied * each + outputs * offsets * ADDED_SECONDS
+    return copied * each + outputs * offsets * ADDED_SECONDS
 
 
 def _cuda_seconds(geometry: Geometry) -> float:

@@ -15,15 +15,27 @@ and with so few 0.2 ms, while on idle ones nothing changed.
 """
 
 
+OPENBLAS_THREADS = 1
+"""With two, callers that multiply at the same time wait for one another's threads: 3 ms became 250. Large sums of the
+reference have threads of their own (backends/threads.py).
+"""
+
+
 def prepare(threads: int) -> None:
     """Settings for libraries that are not loaded yet, where the user has not made them. torch's own number of threads
     holds for its own loops alone; its Fourier transforms (MKL) take OpenMP's.
     """
     settings = {
-        "OPENBLAS_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": OPENBLAS_THREADS,
         "OPENBLAS_THREAD_TIMEOUT": OPENBLAS_TIMEOUT,
         "OMP_NUM_THREADS": threads,
         "GOMP_SPINCOUNT": GOMP_SPINS,
     }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))
+
+
+def numpy_has_one_thread() -> bool:
+    """Whether OpenBLAS was told so when NumPy was loaded."""
+    told = (os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+    return next(filter(None, told), "") == "1"

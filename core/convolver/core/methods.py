@@ -54,6 +54,10 @@ class Columns(NamedTuple):
         return self.block.items * self.block.groups * (self.block.rows + self.halo) * self.row
 
 
+MANY_BLOCKS = 4
+"""Blocks for each thread from which on it does not matter how many there are."""
+
+
 def method(geometry: Geometry) -> Method:
     """scatter: a product per kernel offset, added where it belongs (transposed). linear: one matrix product of all
     items, where the kernel spans the input. pointwise: one matrix product for each item. gemm: im2col in blocks, then a
@@ -98,9 +102,9 @@ def offsets(geometry: Geometry) -> int:
     return geometry.kernel[0] if method(geometry) == "shift" else 1
 
 
-def columns(geometry: Geometry, itemsize: int) -> Columns:
+def columns(geometry: Geometry, itemsize: int, threads: int = 1) -> Columns:
     """Blocks as large as their columns fit COLUMNS_BYTES or SHIFT_BYTES: whole items, or groups of one item, or rows of
-    one group; at least one row, and as many as the halo.
+    one group; at least one row, and as many as the halo. Smaller ones where that gives each thread as many.
     """
     shared, groups, height = offsets(geometry), all_groups(geometry), geometry.output_size[0]
     limit, halo = SHIFT_BYTES if shared > 1 else COLUMNS_BYTES, (shared - 1) * geometry.operation.dilation[0]
@@ -111,7 +115,41 @@ def columns(geometry: Geometry, itemsize: int) -> Columns:
         min(groups, max(1, limit // max(1, group))),
         min(height, max(1, halo, limit // max(1, row * itemsize) - halo)),
     )
-    return Columns(shared, halo, row, block)
+    return Columns(shared, halo, row, _balanced(geometry, block, threads, halo))
+
+
+def _balanced(geometry: Geometry, block: Block, threads: int, least_rows: int = 1) -> Block:
+    """Blocks of which each thread has as many, or many: smaller in the first dimension that allows it."""
+    totals, counts = totals_of(geometry), _counts(geometry, block)
+    if prod(counts) % threads == 0 or prod(counts) >= MANY_BLOCKS * threads:
+        return block
+    for name, total, count, least in zip(Block._fields, totals, counts, (1, 1, max(1, least_rows)), strict=True):
+        size = -(-total // (-(-count // threads) * threads))
+        if least <= size < getattr(block, name):
+            return block._replace(**{name: size})
+    return block
+
+
+def _counts(geometry: Geometry, block: Block) -> list[int]:
+    """Blocks along each dimension; none of an empty batch."""
+    return [-(-total // max(1, size)) for total, size in zip(totals_of(geometry), block, strict=True)]
+
+
+def totals_of(geometry: Geometry) -> Block:
+    """What the blocks of an output cover together."""
+    return Block(geometry.output_batch, all_groups(geometry), geometry.output_size[0])
+
+
+def shares(first: int, second: int, threads: int) -> tuple[int, int]:
+    """Sizes of blocks of two dimensions, one for each thread: one of the two is cut."""
+    if first % threads == 0 or first > second:
+        return max(1, -(-first // threads)), max(1, second)
+    return max(1, first), max(1, -(-second // threads))
+
+
+def at_once(geometry: Geometry, block: Block, threads: int) -> int:
+    """How many blocks are in work at one time."""
+    return min(threads, prod(_counts(geometry, block)))
 
 
 def product_elements(geometry: Geometry, how: Columns) -> int:
@@ -132,11 +170,12 @@ def scatter_product_elements(geometry: Geometry, block: tuple[int, int]) -> int:
     return prod(block) * geometry.out_channels * prod(geometry.input_size[1:])
 
 
-def ordered_block(geometry: Geometry, itemsize: int) -> Block:
-    """Groups of one item, or rows of one group, of ORDERED_BYTES; at least one row."""
+def ordered_block(geometry: Geometry, itemsize: int, threads: int = 1) -> Block:
+    """Groups of one item, or rows of one group, of ORDERED_BYTES; at least one row. Smaller, as in `columns`."""
     row, height = prod(geometry.output_size[1:]) * itemsize, geometry.output_size[0]
     groups = min(all_groups(geometry), max(1, ORDERED_BYTES // max(1, row * height)))
-    return Block(1, groups, min(height, max(1, ORDERED_BYTES // max(1, row))))
+    block = Block(1, groups, min(height, max(1, ORDERED_BYTES // max(1, row))))
+    return _balanced(geometry, block, threads)
 
 
 def needs_padded_copy(geometry: Geometry) -> bool:
@@ -145,15 +184,15 @@ def needs_padded_copy(geometry: Geometry) -> bool:
     return not op.transposed and (any(op.pad_begin) or any(op.pad_end) or any(d > 1 for d in op.input_dilation))
 
 
-def workspace_bytes(geometry: Geometry) -> int:
-    """Bytes that the reference allocates beside input, weight and output, at most: the weight as it is prepared, and
-    what stands while it sums or, if that is more, while the sums are rounded and turned round.
+def workspace_bytes(geometry: Geometry, threads: int = 1) -> int:
+    """Bytes that the reference allocates beside input, weight and output on so many threads, at most: the weight as it
+    is prepared, and what stands while it sums or, if that is more, while the sums are rounded and turned round.
     """
     op = geometry.operation
     narrow, wide = dtypes.TABLE[op.dtype], op.accumulator
     turned = op.layout == "channels_last"
     weight, sums = prod(op.weight_shape), prod(geometry.canonical_output) * wide.itemsize
-    during = sums + _sums_elements(geometry, wide.itemsize) * wide.itemsize
+    during = sums + _sums_elements(geometry, wide.itemsize, threads) * wide.itemsize
     if narrow.exact:
         before = _padded_elements(geometry) * narrow.itemsize if needs_padded_copy(geometry) else 0
         before += weight * narrow.itemsize if turned or op.flip else 0
@@ -187,15 +226,25 @@ def _padded_elements(geometry: Geometry) -> int:
     )
 
 
-def _sums_elements(geometry: Geometry, itemsize: int) -> int:
+def _sums_elements(geometry: Geometry, itemsize: int, threads: int) -> int:
     """What the sums hold beside operands and result."""
     kind, weight = method(geometry), prod(geometry.operation.weight_shape)
     if kind == "ordered":
-        return prod(ordered_block(geometry, itemsize)) * prod(geometry.output_size[1:])
+        block = ordered_block(geometry, itemsize, threads)
+        return at_once(geometry, block, threads) * prod(block) * prod(geometry.output_size[1:])
     if kind in ("gemm", "shift"):
-        how = columns(geometry, itemsize)
-        return (weight if how.halo else 0) + how.elements + product_elements(geometry, how)
-    return weight + scatter_product_elements(geometry, scatter_block(geometry, itemsize)) if kind == "scatter" else 0
+        how = columns(geometry, itemsize, threads)
+        held = how.elements + product_elements(geometry, how)
+        return (weight if how.halo else 0) + at_once(geometry, how.block, threads) * held
+    return weight + _scattered_elements(geometry, itemsize, threads) if kind == "scatter" else 0
+
+
+def _scattered_elements(geometry: Geometry, itemsize: int, threads: int) -> int:
+    """The products of all threads, each with its share of the items or the kernels."""
+    block, kernels = scatter_block(geometry, itemsize), geometry.out_channels // geometry.operation.groups
+    items, some = shares(geometry.batch, kernels, threads)
+    busy = -(-geometry.batch // items) * -(-kernels // some)
+    return scatter_product_elements(geometry, (min(block[0], items), block[1])) * busy * some // kernels
 
 
 def scatter_size(geometry: Geometry) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ allows it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from convolver.core.operation import Tensor
 from convolver.v1 import tensor_pb2
 
 Array = NDArray[Any]
+
+FromRegion = Callable[[tensor_pb2.SharedRegion, Tensor, str], Array]
+"""The array of a tensor in a region of shared memory; the word is the tensor's name, for errors."""
 
 
 class Sourced(NamedTuple):
@@ -70,22 +73,38 @@ def first_nonfinite(array: Array) -> tuple[int, ...] | None:
     return tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
 
 
-def inline(
-    tensors: Mapping[str, Sourced], entries: Sequence[memoryview], unneeded: Container[str] = ()
-) -> dict[str, Array]:
-    """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`. Those that are
-    `unneeded` may be omitted.
+def _no_region(_region: tensor_pb2.SharedRegion, _tensor: Tensor, field: str) -> Array:
+    raise Unsupported(f"{field} is in shared memory, which this server does not offer")
 
-    Raises InvalidConvolution unless each entry is named exactly once and has its tensor's size.
+
+def sent(tensors: Mapping[str, Sourced], unneeded: Container[str] = ()) -> dict[str, Sourced]:
+    """The tensors whose bytes a request brings: all but those that are `unneeded` and omitted. Raises
+    InvalidConvolution where another is omitted.
+    """
+    for name, (_, source) in tensors.items():
+        if name not in unneeded and source.WhichOneof("source") == "omitted":
+            raise InvalidConvolution(f"{name} is omitted, but its values are needed", f"{name}_source")
+    return {name: given for name, given in tensors.items() if given.source.WhichOneof("source") != "omitted"}
+
+
+def inline(
+    tensors: Mapping[str, Sourced],
+    entries: Sequence[memoryview],
+    unneeded: Container[str] = (),
+    in_region: FromRegion = _no_region,
+) -> dict[str, Array]:
+    """The arrays of a request whose tensors, in the order of tensors, have their bytes in `entries`, or where
+    `in_region` finds them. Those that are `unneeded` may be omitted.
+
+    Raises InvalidConvolution unless each entry is named exactly once and has its tensor's size, and what `in_region`
+    raises.
     """
     arrays, taken = {}, dict[int, str]()
-    sent = {
-        name: sourced
-        for name, sourced in tensors.items()
-        if name not in unneeded or sourced.source.WhichOneof("source") != "omitted"
-    }
-    for place, (name, (tensor, source)) in enumerate(sent.items()):
-        index = _index(name, source, place)
+    for name, (tensor, source) in sent(tensors, unneeded).items():
+        if source.WhichOneof("source") == "region":
+            arrays[name] = in_region(source.region, tensor, name)
+            continue
+        index = source.index if source.WhichOneof("source") == "index" else len(taken)
         if index >= len(entries):
             raise InvalidConvolution(
                 f"{name} is at data[{index}], but the message has {len(entries)} entries of data", f"{name}_source"
@@ -99,12 +118,3 @@ def inline(
             f"the message has {len(entries)} entries of data, but its tensors are {len(taken)}", "data"
         )
     return arrays
-
-
-def _index(name: str, source: tensor_pb2.TensorSource, place: int) -> int:
-    kind = source.WhichOneof("source")
-    if kind == "region":
-        raise Unsupported(f"{name} is in shared memory, which this server does not offer")
-    if kind == "omitted":
-        raise InvalidConvolution(f"{name} is omitted, but its values are needed", f"{name}_source")
-    return source.index if kind == "index" else place

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from convolver.core.choose import Capability
+from convolver.core.dtypes import TABLE
 from convolver.core.gradients import Wanted
+from convolver.core.operation import Tensor
 from convolver.core.plan import Plan
 from convolver.core.stack_plan import StackPlan
 
@@ -70,8 +72,9 @@ class Backend(Protocol):
     def prepared_bytes(self, plan: Plan, prepared: Prepared) -> int:
         """Bytes that this form takes beside weight and bias themselves: 0 where it is a view of them."""
 
-    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
-        """The convolution.
+    def run(self, plan: Plan, prepared: Prepared, input: Array, out: Array | None = None) -> Outcome:
+        """The convolution. Where `out` is given, an array of the output's shape and dtype, it is written there, and
+        `outputs["output"] is out`.
 
         Raises:
             IntegerOverflow: an integer result does not fit.
@@ -83,8 +86,10 @@ class Backend(Protocol):
     ) -> Outcome:
         """The gradients wanted. Only that of the weight reads the input, and only that of the input the weight."""
 
-    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
-        """The stack's output; `weights` has None for pooling.
+    def run_stack(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, out: Array | None = None
+    ) -> Outcome:
+        """The stack's output, in `out` as of `run`; `weights` has None for pooling.
 
         Raises:
             IntegerOverflow: an integer result of a layer, which is named, does not fit.
@@ -95,6 +100,14 @@ class Backend(Protocol):
         self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
     ) -> Outcome:
         """The gradients that the plan's `outputs` lists."""
+
+
+def check_out(out: Array | None, output: Tensor) -> None:
+    """Raises ValueError where `out` is not an array for this output: the caller has planned it, so it is a mistake in
+    the program.
+    """
+    if out is not None and (out.shape != output.shape or out.dtype != TABLE[output.dtype].numpy):
+        raise ValueError(f"out is {out.shape} of {out.dtype}, the output {output.shape} of {output.dtype}")
 
 
 def available(name: str, threads: int) -> list[Backend]:

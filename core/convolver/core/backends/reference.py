@@ -7,11 +7,12 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, LayerWeights, Outcome, Prepared, fft, memory, stacks
+from convolver.core.backends import Array, LayerWeights, Outcome, Prepared, check_out, fft, memory, stacks
 from convolver.core.backends.activation_gradients import activation_gradient
 from convolver.core.backends.activations import activate
 from convolver.core.backends.arrays import canonical_input, canonical_weight, forward_weight, in_layout, padded
@@ -66,9 +67,10 @@ class ReferenceBackend:
         """Bytes that this form takes beside weight and bias themselves."""
         return stacks.prepared_bytes(plan, prepared)
 
-    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
+    def run(self, plan: Plan, prepared: Prepared, input: Array, out: Array | None = None) -> Outcome:
         """The convolution. Raises IntegerOverflow where an integer result does not fit."""
-        return _timed(lambda: {"output": _output(plan, prepared, input)})
+        check_out(out, plan.output)
+        return _timed(lambda: {"output": _output(plan, prepared, input, out)})
 
     def gradients(
         self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
@@ -76,10 +78,13 @@ class ReferenceBackend:
         """The gradients wanted."""
         return _timed(lambda: gradients(plan.geometry, wanted, input, weight, grad_output))
 
-    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
+    def run_stack(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, out: Array | None = None
+    ) -> Outcome:
         """The stack's output. Raises IntegerOverflow naming the layer."""
-        nothing = stacks.of_an_empty_batch(plan)
-        return nothing or _timed(lambda: stacks.run(_STEPS, plan, weights, input))
+        check_out(out, plan.outputs["output"])
+        nothing = stacks.of_an_empty_batch(plan, out)
+        return nothing or _timed(lambda: {"output": _placed(stacks.run(_STEPS, plan, weights, input)["output"], out)})
 
     def stack_gradients(
         self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
@@ -96,29 +101,48 @@ def _timed(compute: Callable[[], dict[str, Array]]) -> Outcome:
     return Outcome(outputs, {"copy_in": 0.0, "compute": time.perf_counter() - start, "copy_out": 0.0})
 
 
-def _output(plan: Plan, prepared: Prepared, input: Array) -> Array:
+def _output(plan: Plan, prepared: Prepared, input: Array, out: Array | None) -> Array:
     if not plan.geometry.output_batch:  # its padding would take no memory either, but NumPy has bounds for shapes
-        return np.empty(plan.output_shape, dtypes.TABLE[plan.operation.output_dtype].numpy)
-    output: Array = stacks.convolved(_STEPS, plan, prepared, input)
-    return output
+        return np.empty(plan.output_shape, dtypes.TABLE[plan.operation.output_dtype].numpy) if out is None else out
+    room = _room(plan, out)
+    steps = _STEPS if room is None else _STEPS._replace(sums=partial(_sums, out=room))
+    output: Array = stacks.convolved(steps, plan, prepared, input)
+    return _placed(output, out) if out is None or room is None else out
 
 
-def _sums(plan: Plan, prepared: Prepared, x: Array) -> Array:
+def _room(plan: Plan, out: Array | None) -> Array | None:
+    """Out as direct sums of its type can be written into it, canonical and contiguous; None where they cannot."""
+    op = plan.operation
+    if out is None or plan.algorithm != "direct" or op.accumulator.name != op.output_dtype:
+        return None
+    canonical = canonical_input(op, out)
+    return canonical if canonical.flags.c_contiguous and not dtypes.TABLE[op.dtype].exact else None
+
+
+def _placed(output: Array, out: Array | None) -> Array:
+    """The output, in `out` where that is given."""
+    if out is None:
+        return output
+    np.copyto(out, output)
+    return out
+
+
+def _sums(plan: Plan, prepared: Prepared, x: Array, out: Array | None = None) -> Array:
     op = plan.operation
     x = canonical_input(op, x)
     if dtypes.TABLE[op.dtype].exact:
         spread = padded(plan.geometry, x, dtypes.TABLE[op.dtype].numpy)
-        return exact_sum(plan.geometry, spread, prepared.weight, prepared.bias, summed)
-    sums = _summed(plan, prepared, x)
+        return exact_sum(plan.geometry, spread, prepared.weight, prepared.bias, partial(summed, threads=plan.threads))
+    sums = _summed(plan, prepared, x, out)
     if prepared.bias is not None:
         sums += prepared.bias.reshape(-1, *(1,) * plan.geometry.ndim)
     return sums
 
 
-def _summed(plan: Plan, prepared: Prepared, x: Array) -> Array:
+def _summed(plan: Plan, prepared: Prepared, x: Array, out: Array | None) -> Array:
     wide = plan.operation.accumulator.numpy
     if plan.algorithm == "direct":
-        return summed(plan.geometry, padded(plan.geometry, x, wide), prepared.weight)
+        return summed(plan.geometry, padded(plan.geometry, x, wide), prepared.weight, plan.threads, out)
     tiles = tiling(plan.geometry)
     return fft.convolved(tiles, padded(tiles.geometry, x, wide), prepared.weight)
 

@@ -82,12 +82,14 @@ def gradients(
     return {name: made[name] for name in plan.outputs}
 
 
-def of_an_empty_batch(plan: StackPlan) -> Outcome | None:
+def of_an_empty_batch(plan: StackPlan, out: Array | None = None) -> Outcome | None:
     """What such an input gives: an empty output, and gradients of zeros. None where there are items."""
     batched = len(plan.input.shape) == plan.ndim + 2
     if not batched or plan.input.shape[0]:
         return None
     outputs = {name: np.zeros(shape, TABLE[dtype].numpy) for name, (dtype, shape) in plan.outputs.items()}
+    if out is not None:
+        outputs["output"] = out
     return Outcome(outputs, {"copy_in": 0.0, "compute": 0.0, "copy_out": 0.0})
 
 

@@ -1,5 +1,5 @@
-"""The reference's sums of products, on canonical arrays of one accumulator type. Each writes into a fresh (N, O, *size)
-array.
+"""The reference's sums of products, on canonical arrays of one accumulator type. Each writes into an array (N, O,
+*size), block by block, on up to `threads` threads.
 """
 
 from __future__ import annotations
@@ -13,78 +13,98 @@ from numpy.lib.stride_tricks import as_strided
 
 from convolver.core import methods
 from convolver.core.backends import Array, last
+from convolver.core.backends.threads import shared
 from convolver.core.geometry import Geometry
 
 
-def summed(geometry: Geometry, x: Array, w: Array) -> Array:
+def summed(geometry: Geometry, x: Array, w: Array, threads: int = 1, out: Array | None = None) -> Array:
     """The convolution of the padded input x (N, C, *P) with w, without bias. x and w are of one dtype, which is the
-    result's.
+    result's; `out`, where it is given, is contiguous and becomes the result.
     """
-    return _METHODS[methods.method(geometry)](geometry, x, w)
+    made = np.empty(geometry.canonical_output, x.dtype) if out is None else out
+    _METHODS[methods.method(geometry)](geometry, x, w, made, threads)
+    return made
 
 
-def linear(geometry: Geometry, x: Array, w: Array) -> Array:
+def linear(
+    geometry: Geometry,  # noqa: ARG001 - as every method is called
+    x: Array,
+    w: Array,
+    out: Array,
+    threads: int,
+) -> None:
     """A kernel that spans the input: a matrix product (N, C * prod(K)) with (C * prod(K), O)."""
-    out = np.empty(geometry.canonical_output, x.dtype)
-    np.matmul(x.reshape(len(x), -1), w.reshape(len(w), -1).T, out=out.reshape(len(x), len(w)))
-    return out
+    rows, columns, target = x.reshape(len(x), -1), w.reshape(len(w), -1).T, out.reshape(len(x), len(w))
+
+    def multiply(blocks: Iterator[tuple[slice, ...]]) -> None:
+        for kernels, items in blocks:
+            np.matmul(rows[items], columns[:, kernels], out=target[items, kernels])
+
+    shared(threads, _blocks(methods.shares(len(w), len(x), threads), (len(w), len(x))), multiply)
 
 
-def pointwise(geometry: Geometry, x: Array, w: Array) -> Array:
+def pointwise(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
     """A kernel of one element: per group one matrix product of (O/g, C/g) with (C/g, positions)."""
     groups, batch = geometry.operation.groups, geometry.output_batch
     parts = geometry.operation.batch_groups
     places = prod(geometry.output_size)
     columns = x.reshape(parts, batch, groups, geometry.channels_per_group, places)
-    out = np.empty((batch, geometry.out_channels, *geometry.output_size), x.dtype)
     rows = w.reshape(parts, 1, groups, geometry.out_channels // (groups * parts), geometry.channels_per_group)
     target = out.reshape(batch, parts, groups, rows.shape[3], places)
-    _multiply(rows, columns, target.swapaxes(0, 1))
-    return out
+
+    def multiply(blocks: Iterator[tuple[slice, ...]]) -> None:
+        for items, some in blocks:
+            _multiply(rows, columns[:, items, ..., some], target.swapaxes(0, 1)[:, items, ..., some])
+
+    shared(threads, _blocks(methods.shares(batch, places, threads), (batch, places)), multiply)
 
 
-def gemm(geometry: Geometry, x: Array, w: Array) -> Array:
+def gemm(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
     """im2col, block by block: windows of x are copied into columns, which a matrix product sums. "shift" copies windows
     of the kernel without its first dimension, over rows that the offsets along it share, and adds a product for each.
     """
-    out = np.empty(geometry.canonical_output, x.dtype)
-    how = methods.columns(geometry, x.itemsize)
+    how = methods.columns(geometry, x.itemsize, threads)
     matrices, windows = _matrices(geometry, how, w), _windows(geometry, how, x)
     items, groups = windows.shape[:2]
     target = out.reshape(items, groups, matrices.shape[2], geometry.output_size[0], -1)
-    columns = np.empty(how.elements, x.dtype)
-    scratch = np.empty(methods.product_elements(geometry, how), x.dtype)
-    for n, g, rows in _blocks(how.block, (items, groups, geometry.output_size[0])):
-        read = slice(rows.start, rows.stop + how.halo)
-        window = windows[(n, g, *(slice(None),) * (1 + geometry.ndim), read)]
-        copied = columns[: window.size].reshape(window.shape)
-        copied[...] = window
-        sums = target[n, g, :, rows]
-        _add_products(
-            matrices[:, g],
-            copied.reshape(*sums.shape[:2], matrices.shape[3], -1),
-            geometry.operation.dilation[0] * sums.shape[4],
-            sums.reshape(*sums.shape[:3], -1),
-            scratch,
-        )
-    return out
+
+    def sum_(blocks: Iterator[tuple[slice, ...]]) -> None:
+        columns = np.empty(how.elements, x.dtype)
+        scratch = np.empty(methods.product_elements(geometry, how), x.dtype)
+        for n, g, rows in blocks:
+            read = slice(rows.start, rows.stop + how.halo)
+            window = windows[(n, g, *(slice(None),) * (1 + geometry.ndim), read)]
+            copied = columns[: window.size].reshape(window.shape)
+            copied[...] = window
+            sums = target[n, g, :, rows]
+            _add_products(
+                matrices[:, g],
+                copied.reshape(*sums.shape[:2], matrices.shape[3], -1),
+                geometry.operation.dilation[0] * sums.shape[4],
+                sums.reshape(*sums.shape[:3], -1),
+                scratch,
+            )
+
+    shared(threads, _blocks(how.block, methods.totals_of(geometry)), sum_)
 
 
-def ordered(geometry: Geometry, x: Array, w: Array) -> Array:
+def ordered(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
     """A multiply-add for each element of the kernel, in their order."""
-    out = np.empty(geometry.canonical_output, x.dtype)
     windows = _windows(geometry, methods.columns(geometry, x.itemsize), x)
-    block = methods.ordered_block(geometry, x.itemsize)
-    scratch = np.empty(prod(block) * prod(geometry.output_size[1:]), x.dtype)
-    for n, g, rows in _blocks(block, (*windows.shape[:2], geometry.output_size[0])):
-        target = out[n, g, rows]
-        product = scratch[: target.size].reshape(target.shape)
-        for i, k in enumerate(np.ndindex(*geometry.kernel)):
-            factor = w[(g, 0, *k)].reshape(-1, *(1,) * geometry.ndim)
-            np.multiply(windows[(n, g, 0, *k, rows)], factor, out=product if i else target)
-            if i:
-                target += product
-    return out
+    block = methods.ordered_block(geometry, x.itemsize, threads)
+
+    def add(blocks: Iterator[tuple[slice, ...]]) -> None:
+        scratch = np.empty(prod(block) * prod(geometry.output_size[1:]), x.dtype)
+        for n, g, rows in blocks:
+            target = out[n, g, rows]
+            product = scratch[: target.size].reshape(target.shape)
+            for i, k in enumerate(np.ndindex(*geometry.kernel)):
+                factor = w[(g, 0, *k)].reshape(-1, *(1,) * geometry.ndim)
+                np.multiply(windows[(n, g, 0, *k, rows)], factor, out=product if i else target)
+                if i:
+                    target += product
+
+    shared(threads, _blocks(block, methods.totals_of(geometry)), add)
 
 
 def _matrices(geometry: Geometry, how: methods.Columns, w: Array) -> Array:
@@ -127,25 +147,40 @@ def _multiply(matrix: Array, columns: Array, out: Array) -> None:
     multiply(matrix, columns, out=out)
 
 
-def scatter(geometry: Geometry, x: Array, w: Array) -> Array:
-    """Transposed: block by block, per kernel offset one matrix product, added where it lands."""
+def scatter(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
+    """Transposed: block by block, per kernel offset one matrix product, added where it lands. Threads have output
+    channels or items of their own, since blocks of rows land on one another.
+    """
     groups, per_group = geometry.operation.groups, geometry.channels_per_group
-    out = np.zeros(geometry.canonical_output, x.dtype)
+    out.fill(0)
     columns = x.reshape(geometry.batch, groups, per_group, geometry.input_size[0], -1)
     split = w.reshape(groups, per_group, -1, *geometry.kernel)
     matrices = {k: np.ascontiguousarray(split[(..., *k)]).swapaxes(1, 2) for k in np.ndindex(*geometry.kernel)}
-    block = methods.scatter_block(geometry, x.itemsize)
-    scratch = np.empty(methods.scatter_product_elements(geometry, block), x.dtype)
-    for items, rows in _blocks(block, (geometry.batch, geometry.input_size[0])):
+    target = out.reshape(geometry.batch, groups, -1, *geometry.output_size)
+
+    def add(parts: Iterator[tuple[slice, ...]]) -> None:
+        for items, kernels in parts:
+            own = {k: matrix[:, kernels] for k, matrix in matrices.items()}
+            _scatter(geometry, columns[items], own, target[items, :, kernels])
+
+    kernels = split.shape[2]
+    shared(threads, _blocks(methods.shares(geometry.batch, kernels, threads), (geometry.batch, kernels)), add)
+
+
+def _scatter(geometry: Geometry, columns: Array, matrices: dict[tuple[int, ...], Array], out: Array) -> None:
+    """Adds columns (N, g, C/g, rows, places), by a matrix (g, O/g, C/g) for each offset, to out (N, g, O/g, *size)."""
+    batch, groups, per_group, height = columns.shape[:4]
+    block = methods.scatter_block(geometry, out.itemsize)
+    scratch = np.empty(min(batch, block[0]) * prod(out.shape[1:3]) * block[1] * columns.shape[4], out.dtype)
+    for items, rows in _blocks(block, (batch, height)):
         some = columns[items, :, :, rows].reshape(items.stop - items.start, groups, per_group, -1)
-        shape = (len(some), groups, split.shape[2], some.shape[3])
+        shape = (len(some), groups, out.shape[2], some.shape[3])
         product = scratch[: prod(shape)].reshape(shape)
-        landing = product.reshape(len(some), out.shape[1], rows.stop - rows.start, *geometry.input_size[1:])
+        landing = product.reshape(*shape[:3], rows.stop - rows.start, *geometry.input_size[1:])
         for k, matrix in matrices.items():
             _multiply(matrix, some, product)
             source, target = _landing(geometry, k, rows)
-            out[(items, slice(None), *target)] += landing[last(*source)]
-    return out
+            out[(items, slice(None), slice(None), *target)] += landing[last(*source)]
 
 
 def _landing(geometry: Geometry, k: tuple[int, ...], rows: slice) -> tuple[list[slice], list[slice]]:

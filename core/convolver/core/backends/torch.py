@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 
 from convolver.core import dtypes
-from convolver.core.backends import Array, LayerWeights, Outcome, Prepared, memory, stacks, torch_fft
+from convolver.core.backends import (
+    Array,
+    LayerWeights,
+    Outcome,
+    Prepared,
+    check_out,
+    memory,
+    stacks,
+    torch_cuda,
+    torch_fft,
+)
 from convolver.core.backends.activation_gradients import FLAT
 from convolver.core.backends.arrays import canonical_weight, forward_weight
+from convolver.core.backends.torch_arrays import bits, is_torchs, received, tensor
 from convolver.core.backends.torch_gradients import gradients
 from convolver.core.backends.torch_pooling import pool, pool_gradient, rounded
-from convolver.core.backends.torch_sums import Packed, canonical_input, convolved, in_layout, pack, padded
+from convolver.core.backends.torch_sums import Packed, canonical_input, convolved, in_layout, pack, padded, turned
 from convolver.core.choose import Capability
 from convolver.core.dtypes import DTypeName
 from convolver.core.geometry import Geometry
@@ -33,9 +44,6 @@ from convolver.core.tiling import tiling
 
 _SWITCHES = threading.Lock()
 """torch's switches are the whole process's: held over [set them, launch]."""
-
-_BITS = {"bfloat16": "int16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
-"""Types that NumPy and torch exchange only as bits."""
 
 _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
@@ -53,11 +61,6 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-with warnings.catch_warnings():  # once and for all: inputs from the wire cannot be written to, and never are
-    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
-
-
 def devices() -> list[str]:
     """The CPU, then each CUDA device."""
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -71,6 +74,7 @@ class TorchBackend:
         on_cpu = self._device.type == "cpu"
         if on_cpu:
             torch.set_num_threads(threads)
+        self._staging = None if on_cpu else torch_cuda.Staging(self._device)
         properties: Any = None if on_cpu else torch.cuda.get_device_properties(self._device)
         self.capability = Capability(
             name=f"torch:{device}",
@@ -100,10 +104,13 @@ class TorchBackend:
             return prepared.weight.bytes
         return stacks.prepared_bytes(plan, prepared, on_another_device=self._device.type != "cpu")
 
-    def run(self, plan: Plan, prepared: Prepared, input: Array) -> Outcome:
+    def run(self, plan: Plan, prepared: Prepared, input: Array, out: Array | None = None) -> Outcome:
         """The convolution."""
-        given = (input, plan.input.dtype)
-        return self._timed(plan, [given], lambda x: {"output": stacks.convolved(_STEPS, plan, prepared, x)})
+        check_out(out, plan.output)
+        if self._staging and (parts := torch_cuda.parts(plan)):
+            return self._overlapped(self._staging, plan, parts, prepared, input, out)
+        given, steps = (input, plan.input.dtype), _STEPS if out is None else _WRITTEN
+        return self._timed(plan, [given], lambda x: {"output": stacks.convolved(steps, plan, prepared, x)}, out)
 
     def gradients(
         self, plan: Plan, wanted: Wanted, weight: Array | None, input: Array | None, grad_output: Array
@@ -112,10 +119,13 @@ class TorchBackend:
         given = [(input, plan.input.dtype), (grad_output, plan.output.dtype)]
         return self._timed(plan, given, lambda x, g: _gradients(plan.geometry, wanted, x, weight, g))
 
-    def run_stack(self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array) -> Outcome:
+    def run_stack(
+        self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, out: Array | None = None
+    ) -> Outcome:
         """The stack's output."""
-        nothing, given = stacks.of_an_empty_batch(plan), (input, plan.input.dtype)
-        return nothing or self._timed(plan, [given], lambda x: stacks.run(_STEPS, plan, weights, x))
+        check_out(out, plan.outputs["output"])
+        nothing, given = stacks.of_an_empty_batch(plan, out), (input, plan.input.dtype)
+        return nothing or self._timed(plan, [given], lambda x: stacks.run(_STEPS, plan, weights, x), out)
 
     def stack_gradients(
         self, plan: StackPlan, weights: Sequence[LayerWeights | None], input: Array, grad_output: Array
@@ -124,29 +134,64 @@ class TorchBackend:
         nothing, given = stacks.of_an_empty_batch(plan), [(input, plan.input.dtype), (grad_output, plan.output.dtype)]
         return nothing or self._timed(plan, given, lambda x, g: stacks.gradients(_STEPS, plan, weights, x, g))
 
+    def _overlapped(
+        self,
+        staging: torch_cuda.Staging,
+        plan: Plan,
+        parts: Sequence[tuple[slice, Plan]],
+        prepared: Prepared,
+        input: Array,
+        out: Array | None,
+    ) -> Outcome:
+        """The convolution of items that travel while others are computed; that all counts as computing."""
+        start, dtype = time.perf_counter(), plan.output.dtype
+        direct = out is not None and out.flags.c_contiguous and is_torchs(out)
+        made = out if out is not None and direct else np.empty(plan.output_shape, dtypes.TABLE[dtype].numpy)
+        host, target = tensor(input, plan.input.dtype), bits(made, dtype)
+
+        def computed(part: Plan, x: torch.Tensor) -> torch.Tensor:
+            with self._switched(plan.execution), torch.inference_mode():
+                y: torch.Tensor = stacks.convolved(_STEPS, part, prepared, x)
+                return y
+
+        work = (torch_cuda.Work(partial(computed, part), host[items], target[items]) for items, part in parts)
+        torch_cuda.overlapped(staging, work)
+        if out is not None and not direct:
+            np.copyto(out, made)
+        seconds = time.perf_counter() - start
+        output = made if out is None else out
+        return Outcome({"output": output}, {"copy_in": 0.0, "compute": seconds, "copy_out": 0.0})
+
     def _timed(
         self,
         plan: Plan | StackPlan,
         operands: Sequence[tuple[Array | None, DTypeName]],
         compute: Callable[..., dict[str, torch.Tensor]],
+        out: Array | None = None,
     ) -> Outcome:
-        """What `compute` makes of the operands on the device, which go there once and whose results come back once."""
+        """What `compute` makes of the operands on the device, which go there once and whose results come back once; the
+        only one into `out`, where that is given.
+        """
         start = time.perf_counter()
-        torch.set_num_threads(plan.threads)  # of this thread alone
-        tensors = [None if array is None else _tensor(array, dtype).to(self._device) for array, dtype in operands]
+        if self._device.type == "cpu":
+            torch.set_num_threads(plan.threads)  # of this thread alone
+        tensors = [None if array is None else self._on_device(tensor(array, dtype)) for array, dtype in operands]
         self._finish()
         sent = time.perf_counter()
         with self._switched(plan.execution), torch.inference_mode():
             made = compute(*tensors)
         self._finish()
         computed = time.perf_counter()
-        outputs = {name: _received(made[name], dtype) for name, (dtype, _) in plan.outputs.items()}
+        outputs = {name: received(made[name], dtype, out, self._staging) for name, (dtype, _) in plan.outputs.items()}
         copied_out = time.perf_counter() - computed
         return Outcome(outputs, {"copy_in": sent - start, "compute": computed - sent, "copy_out": copied_out})
 
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        return self._staging.sent(host) if self._staging else host
+
     def _sent(self, plan: Plan, array: Array) -> torch.Tensor:
         op = plan.operation
-        return _tensor(array, op.dtype).to(self._device, getattr(torch, op.accumulator.name))
+        return tensor(array, op.dtype).to(self._device, getattr(torch, op.accumulator.name))
 
     @contextmanager
     def _switched(self, execution: Execution) -> Iterator[None]:
@@ -162,28 +207,6 @@ class TorchBackend:
             torch.cuda.synchronize(self._device)
 
 
-def _tensor(array: Array, dtype: str) -> torch.Tensor:
-    """The array's memory as a tensor; copied where torch cannot have it: in the other byte order, read backwards, or
-    not aligned (torch 2.13 reads complex128 so that the process ends with a general protection fault).
-    """
-    native = array.astype(dtypes.TABLE[dtype].numpy, copy=False)
-    astray = native.__array_interface__["data"][0] % native.itemsize
-    if astray or any(stride < 0 for stride in native.strides):
-        native = native.copy()
-    native = native if dtype not in _BITS else native.view(_BITS[dtype])
-    tensor = torch.from_numpy(native)
-    return tensor if dtype not in _BITS else tensor.view(getattr(torch, dtype))
-
-
-def _received(y: torch.Tensor, dtype: DTypeName) -> Array:
-    """The tensor in host memory, rounded once to `dtype`."""
-    narrow = rounded(y, dtype)
-    if dtype not in _BITS:
-        array: Array = narrow.cpu().numpy()
-        return array
-    return narrow.view(getattr(torch, _BITS[dtype])).cpu().numpy().view(dtypes.TABLE[dtype].numpy)
-
-
 def _switches(execution: Execution) -> AbstractContextManager[None]:
     """CuDNN as the request wants it: no TF32 unless precision says so, no search for algorithms (a new shape would pay
     for it).
@@ -196,8 +219,11 @@ def _switches(execution: Execution) -> AbstractContextManager[None]:
 
 
 def _sums(plan: Plan, prepared: Prepared, x: torch.Tensor) -> torch.Tensor:
-    torch.set_num_threads(plan.threads)
+    if not x.is_cuda:
+        torch.set_num_threads(plan.threads)
     x = canonical_input(plan.operation, x).to(getattr(torch, plan.operation.accumulator.name))
+    if x.is_cuda:
+        x = torch_cuda.for_tensor_cores(plan, x)
     return convolved(plan.geometry, x, prepared) if plan.algorithm == "direct" else _by_fft(plan, x, prepared)
 
 
@@ -220,7 +246,7 @@ def _gradients(
     geometry: Geometry, wanted: Wanted, x: torch.Tensor | None, weight: Array | None, g: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     dtype = geometry.operation.dtype
-    w = None if weight is None else _tensor(weight, dtype).to(g.device)
+    w = None if weight is None else tensor(weight, dtype).to(g.device)
     return {name: rounded(grad, dtype) for name, grad in gradients(geometry, wanted, x, w, g).items()}
 
 
@@ -248,3 +274,6 @@ _STEPS = stacks.Steps(
     pool=pool,
     pool_gradient=pool_gradient,
 )
+
+_WRITTEN = _STEPS._replace(output=turned)
+"""For an output that is copied elsewhere: it is rounded and made contiguous on the way."""

@@ -32,8 +32,13 @@ def canonical_input(op: Operation, tensor: torch.Tensor) -> torch.Tensor:
 
 def in_layout(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
     """An output (N, O, *S) in the operation's layout, contiguous."""
+    return compact(turned(op, canonical))
+
+
+def turned(op: Operation, canonical: torch.Tensor) -> torch.Tensor:
+    """An output (N, O, *S) in the operation's layout, a view."""
     y = canonical if op.layout == "channels_first" else canonical.movedim(1, -1)
-    return compact(y if op.batched else y[0])
+    return y if op.batched else y[0]
 
 
 def compact(tensor: torch.Tensor) -> torch.Tensor:

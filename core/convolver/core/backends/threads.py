@@ -1,0 +1,85 @@
+"""Threads that share the blocks of one large sum: NumPy lets go of Python's lock while it copies and multiplies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+
+from convolver.core import environment
+
+Block = TypeVar("Block")
+
+
+class Crew:
+    """At most `size` threads that compute large sums at one time, the callers among them: who comes while others
+    compute has fewer helpers, or none, and nobody waits for one.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self._busy, self._lock = size, 0, Lock()
+        self._pool = ThreadPoolExecutor(max(1, size - 1), thread_name_prefix="sums")
+
+    def share(self, blocks: Iterable[Block], work: Callable[[Iterator[Block]], None]) -> None:
+        """Calls `work` in several threads, this one among them; its iterator gives each block to one of them."""
+        listed = list(blocks)
+        rest = iter(listed)  # a list's may be shared: Python's lock gives each element once
+        calls = [self._called(work, rest) for _ in range(self._joined(len(listed) - 1))]
+        try:
+            work(rest)
+        finally:
+            self._left()
+            _ended(calls)
+
+    def _called(self, work: Callable[[Iterator[Block]], None], rest: Iterator[Block]) -> Future[None]:
+        try:
+            call = self._pool.submit(_quietly, work, rest)
+        except RuntimeError:  # no thread to be had: the others do it all
+            call = Future()
+            call.cancel()
+        call.add_done_callback(self._left)
+        return call
+
+    def _joined(self, most: int) -> int:
+        """How many helpers, of `most`, the caller has; all of them count as busy from now."""
+        with self._lock:
+            helpers = max(0, min(most, self.size - self._busy - 1))
+            self._busy += 1 + helpers
+        return helpers
+
+    def _left(self, _: Future[None] | None = None) -> None:
+        with self._lock:
+            self._busy -= 1
+
+
+def shared(threads: int, blocks: Iterable[Block], work: Callable[[Iterator[Block]], None]) -> None:
+    """Calls `work` in up to `threads` threads, this one among them; its iterator gives each block to one of them."""
+    if threads > 1:
+        crew(threads).share(blocks, work)
+    else:
+        work(iter(blocks))
+
+
+@cache
+def crew(threads: int) -> Crew:
+    """This process's, of one thread where NumPy's matrix products have threads of their own."""
+    return Crew(threads if environment.numpy_has_one_thread() else 1)
+
+
+os.register_at_fork(after_in_child=crew.cache_clear)  # a child has none of its parent's threads
+
+
+def _quietly(work: Callable[[Iterator[Block]], None], blocks: Iterator[Block]) -> None:
+    with np.errstate(all="ignore"):  # NumPy keeps it for each thread
+        work(blocks)
+
+
+def _ended(calls: Iterable[Future[None]]) -> None:
+    """Waits for those that have begun; raises what one of them raised."""
+    for call in [call for call in calls if not call.cancel()]:
+        call.result()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from tests.server import hold_calls
 from tests.server.layer_calls import BUDGET
 
 from convolver.v1 import layer_service_pb2
@@ -45,3 +46,25 @@ def layer_stub(layer_channel: grpc.Channel) -> LayerServiceStub:
         for layer in held:
             stub.DeleteLayer(layer_service_pb2.DeleteLayerRequest(digest=layer.digest))
     return stub
+
+
+@pytest.fixture(scope="session")
+def sharing_server(serve: Callable[..., RunningServer]) -> RunningServer:
+    """A server that shares memory."""
+    return serve("--shared-memory", f"--shared-memory-budget={hold_calls.BUDGET}")
+
+
+@pytest.fixture(scope="session")
+def sharing_channel(sharing_server: RunningServer) -> Iterator[grpc.Channel]:
+    """A channel to that server."""
+    with grpc.insecure_channel(sharing_server.address) as channel:
+        yield channel
+
+
+@pytest.fixture
+def hold(sharing_channel: grpc.Channel, sharing_server: RunningServer) -> Iterator[hold_calls.OpenHold]:
+    """An open Hold call of a server that shares nothing else."""
+    hold_calls.until_nothing_is_shared(sharing_server)
+    with hold_calls.OpenHold(sharing_channel) as hold:
+        yield hold
+    hold_calls.until_nothing_is_shared(sharing_server)

@@ -1,4 +1,4 @@
-"""What any gRPC client finds: generated stubs, health, reflection, and the parts of the contract that are to come."""
+"""What any gRPC client finds: generated stubs, health, reflection, and what of the contract is off."""
 
 from __future__ import annotations
 
@@ -26,23 +26,15 @@ from tests.contract import (
 )
 
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import layer_service_pb2, shared_memory_service_pb2, tensor_pb2
+from convolver.v1 import shared_memory_service_pb2, tensor_pb2
 from convolver.v1.convolution_service_pb2_grpc import ConvolutionServiceStub
+from convolver.v1.shared_memory_service_pb2_grpc import SharedMemoryServiceStub
 
 if TYPE_CHECKING:
     from convolver.v1.convolution_pb2 import Convolution
 
 LAYERS = "convolver.v1.LayerService"
 SERVICES = (SERVICE, LAYERS)
-SERVED = {"Convolve", "ConvolveStream", "Plan", "GetInfo"}
-FILES = (pb.DESCRIPTOR, layer_service_pb2.DESCRIPTOR, shared_memory_service_pb2.DESCRIPTOR)
-METHODS = [method for file in FILES for service in file.services_by_name.values() for method in service.methods]
-UNSERVED = [
-    method
-    for method in METHODS
-    if method.containing_service.full_name != LAYERS
-    and method.full_name not in {f"{SERVICE}.{name}" for name in SERVED}
-]
 
 
 @pytest.fixture
@@ -105,19 +97,10 @@ def test_reflection_gives_the_whole_contract(channel: grpc.Channel) -> None:
     assert pool.FindMessageTypeByName("convolver.v1.Parameters").fields_by_name["padding_word"].enum_type is not None
 
 
-@pytest.mark.parametrize("method", UNSERVED, ids=lambda method: method.full_name.removeprefix("convolver.v1."))
-def test_an_rpc_that_is_to_come_is_unimplemented(channel: grpc.Channel, method: Any) -> None:  # noqa: ANN401 - two stub sets name its class differently
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    call: Any = channel.stream_stream(path)  # the server refuses by the path, whatever the type of call
+def test_shared_memory_that_is_off_is_unimplemented(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        list(call(iter([b""]), timeout=60))
+        list(SharedMemoryServiceStub(channel).Hold(iter([shared_memory_service_pb2.HoldRequest()]), timeout=60))
     assert refusal(caught.value).code == grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_there_are_rpcs_of_each_service_to_come() -> None:
-    names = {method.full_name.removeprefix("convolver.v1.") for method in UNSERVED}
-    assert {"ConvolutionService.ConvolveChunked"} <= names
-    assert {"SharedMemoryService.Hold"} <= names
 
 
 def output_region(header: Convolution) -> None:
@@ -132,14 +115,12 @@ def weight_region(header: Convolution) -> None:
     header.layers[0].weight_source.region.CopyFrom(tensor_pb2.SharedRegion(id="a", length=16))
 
 
-@pytest.mark.parametrize("method", ["Convolve", "Plan"])
-def test_shared_memory_is_to_come_and_unsupported_by_name(channel: grpc.Channel, method: str) -> None:
+def test_an_output_in_shared_memory_is_unsupported_by_name(channel: grpc.Channel) -> None:
     header = convolution()
     output_region(header)
-    message = request(header, KERNEL, IMAGE) if method == "Convolve" else serialised_plan(header)
-    answer = refused(channel, message, method)
+    answer = refused(channel, request(header, KERNEL, IMAGE))
     assert (answer.code, answer.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-    assert "shared memory" in answer.text
+    assert "output_regions[0] is in shared memory" in answer.text
 
 
 @pytest.mark.parametrize("name", ["input", "weight"])
@@ -148,7 +129,7 @@ def test_a_tensor_in_shared_memory_is_unsupported_by_name(channel: grpc.Channel,
     (input_region if name == "input" else weight_region)(header)
     answer = refused(channel, request(header, KERNEL, IMAGE))
     assert (answer.code, answer.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-    assert f"{name} is in shared memory" in answer.text
+    assert f"{name}_source.region is in shared memory" in answer.text
 
 
 def test_a_back_end_that_is_not_there_is_unsupported_by_name(channel: grpc.Channel) -> None:

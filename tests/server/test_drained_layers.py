@@ -25,7 +25,7 @@ def test_a_layer_that_is_on_its_way_does_not_hold_up_a_drain_and_is_counted_no_m
 
     async def whole() -> None:
         calls, server = Calls(), grpc.aio.server()
-        server.add_generic_rpc_handlers((LayerService(store, calls).handler(),))
+        server.add_generic_rpc_handlers((LayerService(store, calls, 60).handler(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -56,6 +56,8 @@ def test_the_names_are_the_ecosystems_and_our_own() -> None:
         "convolver_layers",
         "convolver_layer_bytes",
         "convolver_layers_evicted_total",
+        "convolver_shared_regions",
+        "convolver_shared_region_bytes",
     }
 
 

@@ -231,7 +231,7 @@ def test_a_call_that_breaks_off_leaves_nothing(
 def test_a_server_that_stops_waits_for_a_call_in_flight() -> None:
     async def whole() -> None:
         calls, server = Calls(), grpc.aio.server()
-        server.add_generic_rpc_handlers((LayerService(LayerStore(10**6), calls).handler(),))
+        server.add_generic_rpc_handlers((LayerService(LayerStore(10**6), calls, 60).handler(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

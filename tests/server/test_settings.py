@@ -129,10 +129,6 @@ def test_what_is_no_count_and_no_time_is_refused(flag: str, text: str, refused: 
     assert f"convolver-server: {flag}: " in refused(f"{flag}={text}")
 
 
-def test_zero_threads_are_one_for_each_core() -> None:
-    assert load(["--threads", "0"]).threads == len(os.sched_getaffinity(0))
-
-
 @pytest.mark.parametrize(("written", "limit"), [("268435456\n", 2**28), ("max\n", 2**63)])
 def test_the_memory_budget_is_half_of_the_container_or_the_machine(
     written: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -14,10 +14,12 @@ def main() -> None:
     """
     try:
         from convolver.core import environment
+        from convolver.server import allocator
         from convolver.server.settings import load
 
         settings = load()
         environment.prepare(settings.threads)
+        allocator.keep_buffers()
         from convolver.server.server import Server  # after the settings, so that --help and a wrong flag are quick
     except ImportError as error:
         sys.exit(f"convolver-server: {error}; pip install 'convolver[server]'")

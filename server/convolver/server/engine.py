@@ -6,33 +6,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
 from convolver.core import gradients, request_codec, stack_plan
-from convolver.core.backends import LayerWeights, Smeared, available
+from convolver.core.backends import LayerWeights, Outcome, Smeared, available
 from convolver.core.choose import Capability, choose
 from convolver.core.choose_stack import choose_stack
 from convolver.core.codec import execution_from_proto
 from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer
 from convolver.core.geometry import Geometry
 from convolver.core.packing import packs
+from convolver.core.pieces import Piece, pieces
 from convolver.core.plan import Limits, Plan
 from convolver.core.stack_plan import StackPlan, step_of, tensor_bytes
-from convolver.core.tensors import first_nonfinite, inline
+from convolver.core.tensors import first_nonfinite
 from convolver.core.tiling import tiling
 from convolver.server import metrics
-from convolver.server.jobs import Job, Source, read_convolution, sources_of, tensors_of
+from convolver.server.jobs import Job, Source, output_regions_of, read_convolution, sources_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from convolver.core.backends import Array, Backend, Outcome, Prepared
+    from convolver.core.backends import Array, Backend, Prepared
     from convolver.core.gradients import Wanted
     from convolver.core.operation import Execution, Tensor
     from convolver.core.stack import Step
     from convolver.server.layers import HeldLayer, LayerStore
     from convolver.server.settings import Settings
     from convolver.v1 import convolution_pb2 as pb
+
+NOWHERE: Mapping[str, Array] = MappingProxyType({})
 
 Held = tuple["HeldLayer | None", ...]
 """For each layer of a job that which the store has of it, so that it stays until the job is done."""
@@ -87,7 +93,7 @@ class Engine:
             if source and source.kept:
                 size = sum(tensor_bytes(tensors[name].tensor) for name in (source.weight, source.bias) if name)
                 self.store.check(len(source.kept) + size, f"layers[{i}]" if len(sources) > 1 else "the layer")
-        return Job(plan, tensors, sources)
+        return Job(plan, tensors, sources, output_regions_of(convolution, [*plan.outputs], tensors))
 
     def hold(self, job: Job) -> Held:
         """The layers of the store that the job names; they are used thereby. Raises UnknownLayer."""
@@ -103,20 +109,52 @@ class Engine:
                 raise
             raise UnknownLayer(f"layers[{i}]: {unknown.message}", unknown.digest) from None
 
-    def run(self, job: Job, held: Held, entries: Sequence[memoryview]) -> Outcome:
-        """Computes, in the calling thread, with the bytes of the request's tensors.
+    def run(self, job: Job, held: Held, arrays: Mapping[str, Array], out: Mapping[str, Array] = NOWHERE) -> Outcome:
+        """Computes, in the calling thread, with the arrays of the request's tensors; outputs that `out` has are written
+        there.
 
         Raises:
-            InvalidConvolution: the bytes are not those of the headers, or "fft" was asked for and cannot be.
+            InvalidConvolution: "fft" was asked for and cannot be.
             IntegerOverflow: an integer result does not fit.
             Replanned: the job has to run otherwise.
             LimitExceeded: and that is more than this server takes.
         """
-        arrays = inline(job.tensors, entries, job.unneeded)
         layers = [*map(partial(self._with_kept, arrays), job.sources, held)]
         if isinstance(job.plan, Plan):
-            return self._run_single(job, job.plan, layers[0], arrays)
-        return self._run_stack(job, job.plan, [*map(partial(self._weights, arrays), job.sources, layers)], arrays)
+            outcome = self._run_single(job, job.plan, layers[0], arrays, out.get("output"))
+        else:
+            weights = [*map(partial(self._weights, arrays), job.sources, layers)]
+            outcome = self._run_stack(job, job.plan, weights, arrays)
+        return _written(outcome, out)
+
+    def pieces(self, job: Job) -> tuple[Piece, ...]:
+        """The parts that the job's convolution can be run in; none where it runs as a whole."""
+        return pieces(job.plan, self._piece_planned)
+
+    def most_held_bytes(self, job: Job) -> int:
+        """Bytes that the job holds: by its plan, or by that which its operands may ask for instead of an FFT."""
+        plan = job.plan
+        layers = plan.layers if isinstance(plan, StackPlan) else (plan,)
+        if plan.execution.algorithm == "fft" or not any(isinstance(p, Plan) and p.algorithm == "fft" for p in layers):
+            return plan.peak_bytes
+        try:
+            return max(plan.peak_bytes, self._directly(job).peak_bytes)
+        except LimitExceeded:  # it will not run
+            return plan.peak_bytes
+
+    def prepared(self, job: Job, held: Held, arrays: Mapping[str, Array]) -> Prepared:
+        """The weights of a job that runs in pieces, for all of them; a layer that is to be kept is kept now."""
+        weights = self._weights(arrays, job.sources[0], self._with_kept(arrays, job.sources[0], held[0]))
+        assert weights is not None, "a single layer is a convolution"  # noqa: S101
+        assert isinstance(job.plan, Plan), "a stack has no pieces"  # noqa: S101
+        return weights.prepared(job.plan)
+
+    def run_piece(self, piece: Piece, prepared: Prepared, input: Array, out: Array) -> dict[str, float]:
+        """Computes a part of the output, in the calling thread, from a part of the input; seconds by phase. Raises
+        IntegerOverflow.
+        """
+        backend = self._backends[piece.plan.backend]
+        return backend.run(piece.plan, prepared, input[piece.input], out[piece.output]).seconds
 
     def device(self, plan: Plan | StackPlan) -> str:
         """The name, for people, of what the plan runs on."""
@@ -167,7 +205,12 @@ class Engine:
 
         return held.prepared(_form_key(plan), make)
 
-    def _run_single(self, job: Job, plan: Plan, held: HeldLayer | None, arrays: Mapping[str, Array]) -> Outcome:
+    def _piece_planned(self, geometry: Geometry, execution: Execution) -> Plan:
+        return choose(geometry, execution, self.capabilities, Limits())
+
+    def _run_single(
+        self, job: Job, plan: Plan, held: HeldLayer | None, arrays: Mapping[str, Array], out: Array | None
+    ) -> Outcome:
         backend = self._backends[plan.backend]
         if plan.wanted:
             weight = held.weight if held else arrays.get("weight")
@@ -177,7 +220,7 @@ class Engine:
         if plan.algorithm == "fft":
             self._replan_unless_finite(job, {"input": arrays["input"], "weight": weights.weight})
         try:
-            return backend.run(plan, weights.prepared(plan), arrays["input"])
+            return backend.run(plan, weights.prepared(plan), arrays["input"], out)
         except Smeared:
             self._replan(job, f"the sums pass the range of {plan.operation.accumulator.name} within an FFT", "input")
 
@@ -209,15 +252,28 @@ class Engine:
         plan = job.plan
         if plan.execution.algorithm == "fft":
             raise InvalidConvolution(why, field)
-        direct = replace(plan.execution, algorithm="direct")
-        steps = (plan.geometry,) if isinstance(plan, Plan) else tuple(map(step_of, plan.layers))
         try:
-            chosen = self._choose(steps, direct, None)
+            chosen = self._directly(job)
         except LimitExceeded as refusal:
             text = f"{why} (work {plan.work}), and by direct sums {refusal}"
             raise LimitExceeded(text, refusal.subject, refusal.limit, refusal.value, refusal.setting) from None
         metrics.REPLANNED.inc()
         raise Replanned(replace(job, plan=replace(chosen, execution=plan.execution))) from None
+
+    def _directly(self, job: Job) -> Plan | StackPlan:
+        """The plan by direct sums. Raises LimitExceeded."""
+        plan = job.plan
+        steps = (plan.geometry,) if isinstance(plan, Plan) else tuple(map(step_of, plan.layers))
+        return self._choose(steps, replace(plan.execution, algorithm="direct"), None)
+
+
+def _written(outcome: Outcome, out: Mapping[str, Array]) -> Outcome:
+    """The outcome, with what the back end has made elsewhere copied to where it is wanted."""
+    for name, array in out.items():
+        made = outcome.outputs[name]
+        if made is not array:
+            np.copyto(array, made)
+    return Outcome({**outcome.outputs, **out}, outcome.seconds) if out else outcome
 
 
 def _form_key(plan: Plan) -> Hashable:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from operator import add, sub
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from convolver.core.errors import InvalidConvolution
 from convolver.core.geometry import extent
 from convolver.core.operation import LARGEST, Operation, Tensor
 from convolver.core.parse import parse
 from convolver.core.request_codec import definition_from_proto
 from convolver.core.stack_plan import tensor_bytes
-from convolver.core.tensors import from_bytes
+from convolver.server.incoming import IncomingTensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,35 +31,24 @@ class IncomingLayer:
     def __init__(self, definition: bytes, header: pb.LayerDefinition, reserve: Callable[[int], None]) -> None:
         layer = checked(definition_from_proto(header))
         self.definition = definition
-        self._tensors = {"weight": layer.weight} | ({"bias": layer.bias} if layer.bias else {})
-        self._size = sum(map(tensor_bytes, self._tensors.values()))
-        self.bytes = len(definition) + self._size
+        tensors = {"weight": layer.weight} | ({"bias": layer.bias} if layer.bias else {})
+        self.bytes = len(definition) + sum(map(tensor_bytes, tensors.values()))
         reserve(self.bytes)
-        self._data = np.empty(self._size, np.uint8)  # the system gives memory for what is written, not for what is said
-        self._come = 0
+        self._data = IncomingTensors(tensors)
 
     def take(self, data: memoryview) -> None:
         """The next bytes. Raises InvalidConvolution for more than there are."""
-        end = self._come + data.nbytes
-        if end > self._size:
-            self._refuse(f"{end} bytes of data or more came")
-        self._data[self._come : end] = data
-        self._come = end
+        self._data.take(data)
+
+    @property
+    def come(self) -> str:
+        """How much is there, for people."""
+        return f"{self._data.come} of {self._data.bytes} bytes"
 
     def arrays(self) -> tuple[Array, Array | None]:
         """(weight, bias). Raises InvalidConvolution where bytes are missing, or a bool is neither 0 nor 1."""
-        if self._come < self._size:
-            self._refuse(f"{self._come} bytes of data came")
-        arrays, start = dict[str, "Array"](), 0
-        for name, tensor in self._tensors.items():
-            end = start + tensor_bytes(tensor)
-            arrays[name] = from_bytes(self._data[start:end].data, tensor, name)
-            start = end
+        arrays = self._data.arrays()
         return arrays["weight"], arrays.get("bias")
-
-    def _refuse(self, what: str) -> None:
-        tensors = " and ".join(f"{name} {tensor.shape} of {tensor.dtype}" for name, tensor in self._tensors.items())
-        raise InvalidConvolution(f"{what}, but there are {self._size} of {tensors}", "data")
 
 
 def checked(layer: ConvolutionLayer) -> ConvolutionLayer:

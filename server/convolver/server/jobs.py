@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convolver.core import codec
 from convolver.core.digest import checked_digest
-from convolver.core.errors import InvalidConvolution, Unsupported
+from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.plan import Plan
 from convolver.core.tensors import Sourced
 from convolver.core.wire import split
@@ -39,13 +39,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request: what will run, where its tensors' bytes will be found, and for each of its layers the
-    source of its weights, None for pooling.
+    """One accepted request: what will run, where its tensors' bytes will be found, for each of its layers the source of
+    its weights, None for pooling, and where in shared memory its outputs go, if they do.
     """
 
     plan: Plan | StackPlan
     tensors: dict[str, Sourced]
     sources: tuple[Source | None, ...]
+    output_regions: tuple[tensor_pb2.SharedRegion, ...] = ()
+
+    @property
+    def uses_regions(self) -> bool:
+        """Whether a tensor is in shared memory."""
+        return bool(self.output_regions) or any(source.HasField("region") for _, source in self.tensors.values())
 
     @property
     def unneeded(self) -> Container[str]:
@@ -65,11 +71,9 @@ def layer_count(raw: bytes) -> int:
 
 
 def read_convolution(raw: bytes) -> pb.Convolution:
-    """The message, with nothing in it that is unknown or to come. Raises InvalidConvolution or Unsupported."""
+    """The message, with nothing in it that is unknown. Raises InvalidConvolution or Unsupported."""
     convolution = read(pb.Convolution, raw)
     refuse_unknown(convolution, "convolution")
-    if convolution.output_regions:
-        raise Unsupported("this version does not serve shared memory")
     return convolution
 
 
@@ -137,3 +141,38 @@ def _each(
     yield "input", convolution.input, convolution.input_source
     if convolution.HasField("gradients"):
         yield "grad_output", convolution.gradients.grad_output, convolution.gradients.grad_output_source
+
+
+def output_regions_of(
+    convolution: pb.Convolution, outputs: Sequence[str], tensors: dict[str, Sourced]
+) -> tuple[tensor_pb2.SharedRegion, ...]:
+    """Where the outputs go. Raises InvalidConvolution unless there is a region for each or none at all, and where one
+    would be written over what is read, or over another.
+    """
+    regions = convolution.output_regions
+    if regions and len(regions) != len(outputs):
+        text = f"output_regions has {len(regions)} entries, but the answer has {len(outputs)} tensors"
+        raise InvalidConvolution(text, "output_regions")
+    if regions:
+        read_ = {name: given.source.region for name, given in tensors.items() if given.source.HasField("region")}
+        _refuse_overlaps(read_, {f"output_regions[{i}]": region for i, region in enumerate(regions)})
+    return tuple(regions)
+
+
+def _refuse_overlaps(read_: dict[str, tensor_pb2.SharedRegion], written: dict[str, tensor_pb2.SharedRegion]) -> None:
+    parts = sorted({**read_, **written}.items(), key=lambda part: (part[1].id, part[1].offset))
+    furthest: dict[bool, tuple[str, tensor_pb2.SharedRegion]] = {}  # of what is written, and of what is read
+    for name, region in parts:
+        is_written = name in written
+        for is_other_written, (other, before) in furthest.items():
+            overlap = before.id == region.id and _end(before) > region.offset
+            if overlap and region.length and (is_written or is_other_written):
+                field = name if is_written else other
+                raise InvalidConvolution(f"{name} overlaps {other} in the region {shown(region.id)}", field)
+        known = furthest.get(is_written)
+        if known is None or known[1].id != region.id or _end(region) > _end(known[1]):
+            furthest[is_written] = name, region
+
+
+def _end(region: tensor_pb2.SharedRegion) -> int:
+    return region.offset + region.length

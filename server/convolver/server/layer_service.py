@@ -14,6 +14,7 @@ import grpc
 from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.wire import join, split
 from convolver.server import metrics
+from convolver.server.chunks import Messages, unless_stalled, with_data
 from convolver.server.incoming_layer import IncomingLayer
 from convolver.server.messages import known
 from convolver.v1 import layer_service_pb2 as pb
@@ -28,9 +29,6 @@ DESCRIPTOR = pb.DESCRIPTOR.services_by_name["LayerService"]
 
 DEFINITION_FIELD = pb.PutLayerRequest.DEFINITION_FIELD_NUMBER
 
-LARGEST_DATA = 2**21
-"""Bytes of data in one message of PutLayer: they are copied on the event loop."""
-
 LARGEST_PAGE = 2**21
 """Bytes of definitions after which a page ends: a client without options reads messages of 4 MiB."""
 
@@ -42,8 +40,8 @@ _Context = grpc.aio.ServicerContext[bytes, bytes]
 class LayerService:
     """The store's rpcs. Get and List are no use of a layer."""
 
-    def __init__(self, layers: LayerStore, calls: Calls) -> None:
-        self._layers, self._calls = layers, calls
+    def __init__(self, layers: LayerStore, calls: Calls, idle_seconds: float) -> None:
+        self._layers, self._calls, self._idle = layers, calls, idle_seconds
         self._key = secrets.token_bytes(32)
         self._hashing = ThreadPoolExecutor(2, thread_name_prefix="layers")  # gigabytes, behind which no plan may wait
 
@@ -62,7 +60,8 @@ class LayerService:
         self._calls.follow(context)
         receiver = _Receiver(self._layers)
         try:
-            if await self._calls.unless_draining(receiver.take(requests)):
+            taking = self._calls.unless_draining(receiver.take(Messages(requests, self._idle)))
+            if await unless_stalled(taking, context):
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining: try another")
             loop = asyncio.get_running_loop()
             return _one(await loop.run_in_executor(self._hashing, receiver.put))
@@ -110,14 +109,20 @@ class _Receiver:
         self._layers = layers
         self._incoming: IncomingLayer | None = None
 
-    async def take(self, requests: AsyncIterator[bytes]) -> None:
-        """All of them. Raises InvalidConvolution unless the first message, and no other, has a definition."""
-        async for request in requests:
-            metrics.RECEIVED_BYTES.inc(len(request))
-            definition, header, data = _parts(request)
+    async def take(self, messages: Messages) -> None:
+        """All of them. Raises InvalidConvolution unless the first message, and no other, has a definition, and
+        StalledError.
+        """
+        while (message := await messages.next(self._when())) is not None:
+            metrics.RECEIVED_BYTES.inc(len(message))
+            definition, header, data = _parts(message)
             incoming = self._begun(definition, header)
             for part in data:
                 incoming.take(part)
+                messages.alive()
+
+    def _when(self) -> str:
+        return f"when {self._incoming.come} had come" if self._incoming else "before the definition came"
 
     def put(self) -> HeldLayer:
         """Holds what came. Raises InvalidConvolution where that is not all."""
@@ -142,13 +147,10 @@ class _Receiver:
 
 def _parts(request: bytes) -> tuple[bytes | None, pb.PutLayerRequest, Sequence[memoryview]]:
     """(definition as it was sent or None, all but data, data) of a message of PutLayer."""
-    header, data = split(request)
+    header, data = with_data(request)
     _, definitions = split(header, DEFINITION_FIELD)
     if len(definitions) > 1:
         raise InvalidConvolution(f"a message has {len(definitions)} definitions; one is enough", "definition")
-    size = sum(part.nbytes for part in data)
-    if size > LARGEST_DATA:
-        raise InvalidConvolution(f"a message has {size} bytes of data; it may have {LARGEST_DATA}", "data")
     return bytes(definitions[0]) if definitions else None, known(pb.PutLayerRequest, header), data
 
 

@@ -114,6 +114,11 @@ LAYERS_EVICTED = Counter(
     "convolver_layers_evicted_total", "Layers that were let go of to make room for others.", registry=REGISTRY
 )
 
+SHARED_REGIONS = Gauge(
+    "convolver_shared_regions", "Regions of memory that callers share, or have offered.", registry=REGISTRY
+)
+SHARED_REGION_BYTES = Gauge("convolver_shared_region_bytes", "Bytes of these regions.", registry=REGISTRY)
+
 
 def expect(backends: Iterable[str]) -> None:
     """Show zeros for what these back ends will count, so that a rate sees the first request too."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolver.core import cost, plan_codec
 from convolver.core.errors import LimitExceeded
 from convolver.core.plan import Plan, Report
-from convolver.core.tensors import to_bytes
+from convolver.core.tensors import inline, to_bytes
 from convolver.core.wire import join
 from convolver.server import metrics
 from convolver.server.engine import Replanned
 from convolver.server.jobs import layer_count
 from convolver.server.remembered import Remembered
+from convolver.server.shared_tensors import SharedTensors, nothing_kept
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from convolver.core.stack_plan import StackPlan
     from convolver.server.engine import Engine, Held
     from convolver.server.jobs import Job
+    from convolver.server.regions import Registry
     from convolver.server.scheduler import Scheduler
 
     Envelope = Callable[[plan_pb2.Result], bytes]
@@ -56,11 +58,23 @@ class Arrived(NamedTuple):
     accepted: float
 
 
-class Requests:
-    """The way of each request; `largest_message` are the bytes of the largest answer."""
+class Brought(NamedTuple):
+    """What a request uses beside its header: layers of the store, data of its message, and shared memory."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, largest_message: int) -> None:
-        self._engine, self._scheduler, self._largest = engine, scheduler, largest_message
+    held: Held
+    entries: Sequence[memoryview]
+    shared: SharedTensors
+
+
+class Requests:
+    """The way of each request; `largest_message` are the bytes of the largest answer in one message, `regions` those of
+    shared memory, None where none is shared.
+    """
+
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, largest_message: int, regions: Registry | None = None
+    ) -> None:
+        self.engine, self.scheduler, self._largest, self._regions = engine, scheduler, largest_message, regions
         self._remembered = Remembered[Accepted]()
 
     async def answer(
@@ -69,63 +83,80 @@ class Requests:
         """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
         and `envelope` makes the answer's header of its result. Raises what the engine raises.
         """
-        accepted = self._remembered.get(convolution)
-        if accepted is None:
-            accepted = await self._accepted_anew(convolution)
-            self._remembered.put(convolution, accepted)
-        held = self._engine.hold(accepted.job)
+        with nothing_kept():
+            return await self._answered(convolution, entries, received, envelope)
+
+    async def _answered(
+        self, convolution: bytes, entries: Sequence[memoryview], received: float, envelope: Envelope
+    ) -> bytes:
+        accepted = await self.accepted(convolution)
+        if not accepted.job.output_regions:
+            self._check_answer(accepted.job.plan.output_bytes)
+        brought = Brought(self.engine.hold(accepted.job), entries, self.shared(accepted.job))
         arrived = Arrived(received, time.perf_counter())
         try:
-            return await self._computed(accepted, held, entries, arrived, envelope)
+            return await self._computed(accepted, brought, arrived, envelope)
         except Replanned as again:  # what was in vain counts as planning
-            planned = await asyncio.to_thread(_planned, again.job)
-            return await self._computed(planned, held, entries, Arrived(received, time.perf_counter()), envelope)
+            accepted = await asyncio.to_thread(planned, again.job)
+            return await self._computed(accepted, brought, Arrived(received, time.perf_counter()), envelope)
 
-    async def _computed(
-        self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
-    ) -> bytes:
-        work, held_bytes = partial(self._answer, accepted, held, entries, arrived, envelope), accepted.held_bytes
-        if accepted.is_tiny and self._scheduler.has_room(held_bytes):
-            return self._scheduler.run_here(held_bytes, work)
-        return await self._scheduler.run(held_bytes, work)
+    def shared(self, job: Job) -> SharedTensors:
+        """What the job has in shared memory. Raises as SharedTensors."""
+        return SharedTensors(job, self._regions)
 
-    async def _accepted_anew(self, convolution: bytes) -> Accepted:
-        if layer_count(convolution) <= FEW_LAYERS:
-            return self._accepted(convolution)
-        return await asyncio.to_thread(self._accepted, convolution)
+    async def accepted(self, convolution: bytes) -> Accepted:
+        """All that a request's header decides, and so what a header that came before has decided already. Raises what
+        the engine's `accept` raises.
+        """
+        found = self._remembered.get(convolution)
+        if found is None:
+            if layer_count(convolution) <= FEW_LAYERS:
+                found = self._accepted(convolution)
+            else:
+                found = await asyncio.to_thread(self._accepted, convolution)
+            self._remembered.put(convolution, found)
+        return found
 
     def _accepted(self, convolution: bytes) -> Accepted:
-        """All that a request's header decides, and so what a header that came before has decided already."""
-        job = self._engine.accept(convolution)
-        self._check_answer(job.plan.output_bytes)
-        return _planned(job)
+        return planned(self.engine.accept(convolution))
 
-    def _answer(
-        self, accepted: Accepted, held: Held, entries: Sequence[memoryview], arrived: Arrived, envelope: Envelope
-    ) -> bytes:
+    async def _computed(self, accepted: Accepted, brought: Brought, arrived: Arrived, envelope: Envelope) -> bytes:
+        work, held_bytes = partial(self._answer, accepted, brought, arrived, envelope), accepted.held_bytes
+        if accepted.is_tiny and self.scheduler.has_room(held_bytes):
+            return self.scheduler.run_here(held_bytes, work)
+        return await self.scheduler.run(held_bytes, work)
+
+    def _answer(self, accepted: Accepted, brought: Brought, arrived: Arrived, envelope: Envelope) -> bytes:
         """The answer's message, its one copy of the output included; in a compute thread, unless it is tiny."""
-        queue, plan = time.perf_counter() - arrived.accepted, accepted.job.plan
-        outcome = self._engine.run(accepted.job, held, entries)
+        queue, job, shared = time.perf_counter() - arrived.accepted, accepted.job, brought.shared
+        arrays = inline(job.tensors, brought.entries, job.unneeded, shared.array)
+        outcome = self.engine.run(job, brought.held, arrays, shared.out)
         done = time.perf_counter()
         seconds = {"decode": arrived.accepted - arrived.received, "queue": queue, **outcome.seconds}
-        report = Report(self._engine.device(plan), 1, "disabled", seconds)
-        result = plan_pb2.Result(plan=accepted.plan, report=plan_codec.report_to_proto(report))
-        answer = join(envelope(result), [to_bytes(array) for array in outcome.outputs.values()])
+        result = plan_pb2.Result(plan=accepted.plan, report=self.report(job.plan, seconds))
+        inside = [] if shared.out else list(map(to_bytes, outcome.outputs.values()))
+        answer = join(envelope(result), inside)
         self._check_answer(len(answer))
-        _count(plan, {**seconds, "encode": time.perf_counter() - done})
+        count(job.plan, {**seconds, "encode": time.perf_counter() - done})
         return answer
+
+    def report(self, plan: Plan | StackPlan, seconds: dict[str, float]) -> plan_pb2.Report:
+        """What happened, as it travels."""
+        return plan_codec.report_to_proto(Report(self.engine.device(plan), 1, "disabled", seconds))
 
     def _check_answer(self, size: int) -> None:
         """Raises LimitExceeded for an answer that gRPC would not send, and would blame on nobody."""
         setting = "--max-message"
         if size > self._largest:
             text = (
-                f"the answer's message would be {size} bytes, above this server's limit of {self._largest} ({setting})"
+                f"the answer's message would be {size} bytes, above this server's limit of {self._largest} "
+                f"({setting}); ConvolveChunked has none"
             )
             raise LimitExceeded(text, "bytes of the answer's message", self._largest, size, setting)
 
 
-def _planned(job: Job) -> Accepted:
+def planned(job: Job) -> Accepted:
+    """The job with all that is remembered of it."""
     return Accepted(job, plan_codec.plan_to_proto(job.plan), job.plan.peak_bytes, _is_tiny(job))
 
 
@@ -138,7 +169,8 @@ def _is_tiny(job: Job) -> bool:
     return not is_kept and plan.peak_bytes <= TINY_BYTES and cost.seconds_of(plan) <= TINY_SECONDS
 
 
-def _count(plan: Plan | StackPlan, seconds: dict[str, float]) -> None:
+def count(plan: Plan | StackPlan, seconds: dict[str, float]) -> None:
+    """Counts what was computed, and the seconds of each phase."""
     for phase, spent in seconds.items():
         _phase(phase, plan.backend).observe(spent)
     transposed = isinstance(plan, Plan) and plan.operation.transposed

@@ -6,12 +6,15 @@ import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from traceback import clear_frames
 from typing import TYPE_CHECKING, TypeVar
 
 from convolver.server import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
 Result = TypeVar("Result")
 
@@ -32,32 +35,21 @@ class Scheduler:
 
     async def run(self, held_bytes: int, work: Callable[[], Result]) -> Result:
         """What `work` returns, called in a thread while `held_bytes` (at most the budget) are held."""
+        lease = await self.admitted(held_bytes)
+        try:
+            return await lease.run(work)
+        finally:
+            lease.close()
+
+    async def admitted(self, held_bytes: int) -> Lease:
+        """Waits until so many bytes (at most the budget) fit, and holds them until the lease is closed."""
         self._count(1)
         try:
             await self._admitted(held_bytes)
         except BaseException:
             self._count(-1)
             raise
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-
-        def call() -> None:
-            outcome = _outcome(work)
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._finish, done, outcome, held_bytes)
-
-        try:
-            submitted = self._threads.submit(call)
-        except RuntimeError:  # no thread to be had
-            self._release(held_bytes)
-            raise
-        submitted.add_done_callback(lambda job: done.cancel() if job.cancelled() else None)  # by `close`, in the loop
-        try:
-            return await done
-        except asyncio.CancelledError:
-            if submitted.cancel():  # it had not begun
-                self._release(held_bytes)
-            raise
+        return Lease(self._threads, lambda: self._release(held_bytes))
 
     def has_room(self, held_bytes: int) -> bool:
         """Whether work of so many bytes would not have to wait for others."""
@@ -95,19 +87,6 @@ class Scheduler:
         else:
             self._hold(held_bytes)
 
-    def _finish(
-        self, done: asyncio.Future[Result], outcome: tuple[Result, None] | tuple[None, BaseException], held_bytes: int
-    ) -> None:
-        """One wake-up of the loop for both: the bytes are free, and who waits for the result gets it."""
-        self._release(held_bytes)
-        if done.done():  # its caller has left
-            return
-        result, error = outcome
-        if error is None:
-            done.set_result(result)  # type: ignore[arg-type]  # mypy does not narrow unpacked pairs
-        else:
-            done.set_exception(error)
-
     def _release(self, held_bytes: int) -> None:
         self._hold(-held_bytes)
         self._count(-1)
@@ -133,9 +112,73 @@ class Scheduler:
         metrics.IN_FLIGHT.set(self._in_flight)
 
 
-def _outcome(work: Callable[[], Result]) -> tuple[Result, None] | tuple[None, BaseException]:
+class Lease:
+    """Bytes that are held for a request: until it is closed, and longer while work that it began still runs."""
+
+    def __init__(self, threads: ThreadPoolExecutor, release: Callable[[], None]) -> None:
+        self._threads, self._release = threads, release
+        self._uses = 1
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, called in a thread when there is one."""
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        submitted = self._threads.submit(self._call, [work], done)
+        self._uses += 1
+        submitted.add_done_callback(partial(_cancelled, done))  # by `close`, in the loop
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if submitted.cancel():  # it had not begun
+                self.close()
+            raise
+        finally:
+            del done, submitted  # else this frame and what was raised would hold each other
+
+    def close(self) -> None:
+        """One use less, the request's own or that of work of its; the last one gives the bytes back."""
+        self._uses -= 1
+        if not self._uses:
+            self._release()
+
+    def _call(self, works: list[Callable[[], Result]], done: asyncio.Future[Result]) -> None:
+        """In the thread. The work is taken out of its list: what it raises refers to the frames of this thread, and
+        those to the arguments.
+        """
+        outcome = _outcome(works)
+        with suppress(RuntimeError):  # the loop has ended
+            done.get_loop().call_soon_threadsafe(self._finish, done, outcome)
+
+    def _finish(self, done: asyncio.Future[Result], outcome: tuple[Result, None] | tuple[None, BaseException]) -> None:
+        """In the loop: the work is done, and who waits for it gets what it returned or raised."""
+        self.close()
+        if done.done():  # its caller has left
+            return
+        result, error = outcome
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]  # mypy does not narrow unpacked pairs
+        else:
+            done.set_exception(error)
+
+
+def forget(error: BaseException) -> None:
+    """Lets go of what the frames hold that an error has passed, which may be tensors: it refers to them, they often to
+    it, and a collection may be long in coming.
+    """
+    passed: BaseException | None = error
+    while passed:
+        clear_frames(passed.__traceback__)
+        passed = passed.__context__
+
+
+def _outcome(works: list[Callable[[], Result]]) -> tuple[Result, None] | tuple[None, BaseException]:
     """What the work returns, or raises."""
     try:
-        return work(), None
+        return works.pop()(), None
     except BaseException as error:  # noqa: BLE001  # it is raised where the work is waited for
+        forget(error)
         return None, error
+
+
+def _cancelled(waiting: asyncio.Future[Result], submitted: Future[None]) -> None:
+    if submitted.cancelled():
+        waiting.cancel()

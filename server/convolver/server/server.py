@@ -27,10 +27,13 @@ from convolver.server.engine import Engine
 from convolver.server.http import HttpServer
 from convolver.server.layer_service import LayerService
 from convolver.server.layers import LayerStore
+from convolver.server.regions import Registry
 from convolver.server.requests import Requests
 from convolver.server.scheduler import Scheduler
 from convolver.server.service import ConvolutionService
 from convolver.server.settings import Settings
+from convolver.server.shared_memory_service import DESCRIPTOR as SHARED_MEMORY
+from convolver.server.shared_memory_service import SharedMemoryService
 from convolver.v1 import convolution_service_pb2, layer_service_pb2, shared_memory_service_pb2
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ _SERVICES = (
 """The whole contract: calls of what is not served yet are counted under their own names."""
 
 _SERVED = ("convolver.v1.ConvolutionService", "convolver.v1.LayerService")
-"""Whose readiness is told, and which reflection lists."""
+"""Whose readiness is told, and which reflection lists, besides what a setting adds."""
 
 
 class Server:
@@ -70,6 +73,7 @@ class Server:
         self._engine = Engine.of(settings, self._layers)
         self._scheduler = Scheduler(settings.threads, settings.memory_budget)
         self._calls = Calls()
+        self._regions = Registry(int(settings.shared_memory_budget)) if settings.shared_memory else None
         self._health = health.aio.HealthServicer()
         self._stopping = asyncio.Event()
         self._ready = False
@@ -143,12 +147,15 @@ class Server:
         )
         interceptors = [metrics_interceptor, ErrorsInterceptor()]
         server = grpc.aio.server(interceptors=interceptors, options=list(options.items()))
-        requests = Requests(self._engine, self._scheduler, int(self.settings.max_message))
+        requests = Requests(self._engine, self._scheduler, int(self.settings.max_message), self._regions)
         service = ConvolutionService(self._engine, requests, self._calls, self.settings)
-        layers = LayerService(self._layers, self._calls)
+        layers = LayerService(self._layers, self._calls, self.settings.idle_timeout)
         server.add_generic_rpc_handlers((service.handler(), layers.handler()))
+        if self._regions:
+            server.add_generic_rpc_handlers((SharedMemoryService(self._regions, self._calls).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*_SERVED, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        sharing = (SHARED_MEMORY.full_name,) if self._regions else ()
+        names = (*_SERVED, *sharing, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 

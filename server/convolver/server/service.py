@@ -16,6 +16,7 @@ import grpc
 from convolver.core import plan_codec
 from convolver.core.wire import split
 from convolver.server import metrics
+from convolver.server.chunked import ConvolveChunked
 from convolver.server.messages import known, taken_out
 from convolver.server.stream import ConvolveStream
 from convolver.v1 import convolution_service_pb2 as pb
@@ -47,6 +48,7 @@ class ConvolutionService:
         """What a server is given."""
         table: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Convolve": grpc.unary_unary_rpc_method_handler(self.convolve),
+            "ConvolveChunked": grpc.stream_stream_rpc_method_handler(self.convolve_chunked),
             "ConvolveStream": grpc.stream_stream_rpc_method_handler(self.convolve_stream),
             "Plan": grpc.unary_unary_rpc_method_handler(self.plan),
             "GetInfo": grpc.unary_unary_rpc_method_handler(self.get_info),
@@ -70,6 +72,11 @@ class ConvolutionService:
         """Many convolutions."""
         self._calls.follow(context)
         await ConvolveStream(self._requests, self._calls, context, self._settings.stream_window).run(messages)
+
+    async def convolve_chunked(self, messages: AsyncIterator[bytes], context: _Context) -> None:
+        """One convolution of any size."""
+        self._calls.follow(context)
+        await ConvolveChunked(self._requests, context, self._settings.idle_timeout).run(messages)
 
     async def plan(self, request: bytes, _context: _Context) -> bytes:
         """What `convolve` would do."""
@@ -95,7 +102,12 @@ class ConvolutionService:
         backends = map(plan_codec.capability_to_proto, self._engine.capabilities)
         store = self._engine.store
         answer = pb.GetInfoResponse(
-            versions=versions(), backends=backends, limits=limits, layers=store.count, layer_bytes=store.bytes
+            versions=versions(),
+            backends=backends,
+            limits=limits,
+            layers=store.count,
+            layer_bytes=store.bytes,
+            shared_memory=settings.shared_memory,
         )
         return answer.SerializeToString()
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from convolver.server.address import checked, host_and_port, is_local
+from convolver.server.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def _lower(value: object) -> object:
 
 
 def _all_cores(threads: int) -> int:
-    return threads or len(os.sched_getaffinity(0))
+    return threads or cores()
 
 
 def half_the_memory() -> Bytes:
@@ -101,7 +102,9 @@ def half_the_memory() -> Bytes:
 
 
 def the_memory_budget(settings: dict[str, Any]) -> Bytes:
-    """What `max_request_bytes` is unless it is set: one request alone may take the whole budget."""
+    """What `max_request_bytes` is unless it is set, one request alone may take the whole budget; and what
+    `shared_memory_budget` is, where inputs and outputs are that would otherwise be within it.
+    """
     budget: Bytes = settings["memory_budget"]
     return budget
 
@@ -138,7 +141,7 @@ class Settings(BaseSettings):
         "auto", description="what computes; auto takes the cheapest for each request"
     )
     threads: Annotated[int, AfterValidator(_all_cores)] = Field(
-        0, ge=0, le=1024, description="threads that compute; 0 is one for each core"
+        0, ge=0, le=1024, description="threads that compute; 0 is one for each core it may use"
     )
     max_message: Size = Field(Bytes(2**26), le=2**31 - 1, description="largest message that gRPC takes")
     max_output_elements: Count = Field(2**31 - 1, description="most elements of one answer")
@@ -150,7 +153,14 @@ class Settings(BaseSettings):
         default_factory=the_memory_budget, description="peak bytes of one request: inputs, output and workspace"
     )
     layer_budget: Size = Field(default_factory=a_quarter_of_the_memory_budget, description="bytes of layers that stay")
+    shared_memory: bool = Field(default=False, description="let callers on this host share memory")
+    shared_memory_budget: Size = Field(
+        default_factory=the_memory_budget, description="bytes that all callers may share"
+    )
     stream_window: Count = Field(64, le=65_536, description="requests in flight on one stream; then it is not read")
+    idle_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        30.0, description="seconds without a byte after which a chunked call that has more to come or to give is ended"
+    )
     drain_delay: Seconds = Field(
         0.0, description="seconds to go on serving after SIGTERM, while readiness already says no"
     )

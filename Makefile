@@ -11,7 +11,7 @@ IMAGE ?= convolver
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check check-python check-contract bench proto release-contract image image-test clean
+.PHONY: help demo serve test check check-python check-contract bench gpu-check proto release-contract image image-test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,8 +34,15 @@ check-python: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/proto/test_generated_code.py
 
-bench: .venv/.dev ## measure; the figures go to benchmarks/results/
-	$(BIN)/python -m benchmarks
+bench: .venv/.dev ## measure the service against others (BENCH=--quick: seconds); the figures go to benchmarks/results/
+	$(BIN)/python -m benchmarks.service $(BENCH)
+
+# Not in .venv, whose torch may be without CUDA: a machine with a device has its own. Only what tests/gpu needs is read.
+gpu-check: export PYTHONPATH := proto:core:client:server
+gpu-check: ## on a machine with a CUDA device: test the torch back end on it, and measure, with that machine's own python3
+	python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib --confcutdir=tests/gpu -p no:cacheprovider -ra tests/gpu
+	@if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then python3 -m benchmarks.gpu; \
+	else echo 'gpu-check: torch finds no CUDA device here, so nothing was tested or measured' >&2; fi
 
 image: ## the container, both targets: convolver:torch and convolver:reference
 	DOCKER=$(DOCKER) IMAGE=$(IMAGE) tools/image.sh build

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import runpy
 
-for name in ("codec", "remote", "stay", "layers", "large"):
+for name in ("service", "codec", "remote", "stay", "layers", "large"):
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 RESULTS = Path(__file__).parent / "results"
+PIPED_WIDTH = 200
+"""Characters of a line where no terminal says how many it has."""
+
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
 
 
@@ -87,11 +90,18 @@ def duration(seconds: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
-def write(name: str, payload: Mapping[str, object], tables: Sequence[Table], out: Path = RESULTS) -> None:
-    """Print `tables`; write them to `out`/`name`.md, and `payload`, which holds `machine()`, to `out`/`name`.json."""
+def show(tables: Sequence[Table]) -> None:
+    """Print them."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_WIDTH)
     for table in tables:
         console.print(table.printable())
+
+
+def write(name: str, payload: Mapping[str, object], tables: Sequence[Table], out: Path = RESULTS) -> None:
+    """Print `tables`; write them to `out`/`name`.md, and `payload`, which holds `machine()`, to `out`/`name`.json."""
+    show(tables)
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(payload, indent=2) + "\n")
     described = [f"{key} {value}" for key, value in cast("dict[str, object]", payload["machine"]).items()]

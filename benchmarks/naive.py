@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import torch
 
+from benchmarks._convolutions import FUNCTIONS
 from convolver.v1 import convolution_pb2, convolution_service_pb2, plan_pb2, tensor_pb2
 
 if TYPE_CHECKING:
@@ -44,34 +45,50 @@ def convolve(request: convolution_service_pb2.ConvolveRequest, _: object) -> con
     definition = request.convolution.layers[0].definition
     weight = np.frombuffer(request.data[0], np.float32).reshape(tuple(definition.weight.shape)).copy()
     image = np.frombuffer(request.data[1], np.float32).reshape(tuple(request.convolution.input.shape)).copy()
-    padding = tuple(definition.parameters.explicit_padding.begin)
+    parameters = definition.parameters
+    convolution = FUNCTIONS[image.ndim]
     with torch.inference_mode():
-        output = torch.nn.functional.conv2d(torch.from_numpy(image), torch.from_numpy(weight), padding=padding).numpy()
+        output = convolution(
+            torch.from_numpy(image),
+            torch.from_numpy(weight),
+            padding=tuple(parameters.explicit_padding.begin),
+            stride=tuple(parameters.stride) or 1,
+            groups=parameters.groups or 1,
+        ).numpy()
     header = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=output.shape)
     result = plan_pb2.Result(plan=plan_pb2.Plan(outputs=[header]))
     return Response(result=result, data=[output.tobytes()])
 
 
-def caller(port: int) -> Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]:
-    """A client of that service: conv2d with padding 1."""
+def caller(
+    port: int, padding: int = 1, stride: int = 1, groups: int = 1
+) -> Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]:
+    """A client of that service: a convolution with that padding and stride in every dimension."""
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
     method = channel.unary_unary(
         METHOD, request_serializer=Request.SerializeToString, response_deserializer=Response.FromString
     )
 
-    def conv2d(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        response = method(_request(image, weight))
+    def convolve(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        each = [padding] * (image.ndim - 2)
+        parameters = convolution_pb2.Parameters(
+            explicit_padding=convolution_pb2.ExplicitPadding(begin=each, end=each),
+            stride=[stride] * len(each),
+            groups=groups,
+        )
+        response = method(_request(image, weight, parameters))
         shape = tuple(response.result.plan.outputs[0].shape)
         return np.frombuffer(response.data[0], np.float32).reshape(shape)
 
-    return conv2d
+    return convolve
 
 
-def _request(image: NDArray[np.float32], weight: NDArray[np.float32]) -> convolution_service_pb2.ConvolveRequest:
+def _request(
+    image: NDArray[np.float32], weight: NDArray[np.float32], parameters: convolution_pb2.Parameters
+) -> convolution_service_pb2.ConvolveRequest:
     float32 = tensor_pb2.DATA_TYPE_FLOAT32
-    padding = convolution_pb2.ExplicitPadding(begin=[1, 1], end=[1, 1])
     definition = convolution_pb2.LayerDefinition(
-        parameters=convolution_pb2.Parameters(explicit_padding=padding),
+        parameters=parameters,
         weight=tensor_pb2.Tensor(dtype=float32, shape=weight.shape),
     )
     convolution = convolution_pb2.Convolution(

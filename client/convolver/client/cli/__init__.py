@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convolver.client.cli._bench import bench
 from convolver.client.cli._filter import filter_files
 from convolver.client.cli._health import health
 from convolver.client.cli._info import info
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="convolver",
-    help="Convolutions as a service: filter pictures, map stacks over frames, plan, and ask a server how it is.",
+    help="Convolutions as a service: filter pictures, map stacks over frames, plan, ask how a server is, measure it.",
     epilog="Exit status: 2 if the command line is wrong by itself, 1 for whatever else went wrong.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -32,6 +33,7 @@ app.command("map")(map_frames)
 app.command("plan")(plan)
 app.command("info")(info)
 app.command("health")(health)
+app.command("bench")(bench)
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001  # typer hands it over so
@@ -49,7 +51,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Convolutions as a service: filter pictures, map stacks over frames, plan, and ask a server how it is."""
+    """Convolutions as a service: filter pictures, map stacks over frames, plan, ask how a server is, measure it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from convolver.client import Answer, Parameters
+    from convolver.client._interchange import AnyArray
 
     Array = NDArray[Any]
 
@@ -36,11 +37,19 @@ class CountingClient(Client):
         self.backend = backend
         self.calls = 0
 
-    def run(self, input: Any, weight: Any, bias: Any = None, **parameters: Unpack[Parameters]) -> Answer:  # noqa: ANN401 - an array of any library
+    def run(
+        self,
+        input: AnyArray,
+        weight: AnyArray,
+        bias: AnyArray = None,
+        *,
+        out: AnyArray = None,
+        **parameters: Unpack[Parameters],
+    ) -> Answer:
         self.calls += 1
         backend = "auto" if input.dtype.kind in "biu" else self.backend
         given: Parameters = {"backend": backend, **parameters}
-        return super().run(input, weight, bias, **given)
+        return super().run(input, weight, bias, out=out, **given)
 
 
 def counting_client(address: str, backend: str) -> Iterator[CountingClient]:

@@ -55,7 +55,7 @@ def uncoloured(text: object) -> str:
 
 
 def test_the_colours_have_the_same_names() -> None:
-    assert surface(AsyncClient).keys() == surface(Client).keys() == CALLS.keys() | {"close"}
+    assert surface(AsyncClient).keys() == surface(Client).keys() == CALLS.keys() | {"close", "empty"}
     common = CALLS_OF_BOTH.keys() - {"__call__"}
     assert surface(AsyncLayer).keys() == surface(Layer).keys() == common | {"put", "digest", "held"}
     assert surface(AsyncStack).keys() == surface(Stack).keys() == common | {"layers"}

@@ -32,9 +32,9 @@ def metrics(running: RunningServer) -> str:
 
 
 def ended_early(running: RunningServer) -> float:
-    """How many Convolve calls were left by their callers."""
+    """How many Convolve and ConvolveChunked calls were left by their callers."""
     labels = [
-        f'grpc_server_handled_total{{grpc_code="{code}",grpc_method="Convolve"'
+        f'grpc_server_handled_total{{grpc_code="{code}",grpc_method="Convolve'
         for code in ("Canceled", "DeadlineExceeded")  # whose deadline passed is either: the client's clock goes first
     ]
     return sum(

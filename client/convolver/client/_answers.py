@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from convolver.client import _client_shared as shared
 from convolver.client._gradients import Gradients
-from convolver.client._interchange import AnyArray, like
+from convolver.client._interchange import AnyArray
+from convolver.client._requests import Reply, Request
 from convolver.core import plan_codec
-from convolver.core.errors import BackendFailure
+from convolver.core.codec import tensor_from_proto
+from convolver.core.errors import BackendFailure, InvalidConvolution
 from convolver.core.gradients import Wanted
 from convolver.core.plan import Plan
 from convolver.core.stack_plan import StackPlan
@@ -23,6 +25,7 @@ from convolver.v1 import plan_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from convolver.client._destination import Destination
     from convolver.core.errors import ConvolverError
     from convolver.core.operation import Tensor
     from convolver.core.plan import Report
@@ -45,6 +48,10 @@ class StackAnswer(NamedTuple):
     report: Report
 
 
+P = TypeVar("P", Plan, StackPlan)
+"""The plan of one convolution, or of a stack."""
+
+
 class StackGradients(NamedTuple):
     """The gradients of a stack that were asked for, of the input's library (None for the others), `weights` and
     `biases` with one entry for each layer, with the plan that was followed and the report of what happened.
@@ -57,59 +64,50 @@ class StackGradients(NamedTuple):
     report: Report
 
 
-P = TypeVar("P", Plan, StackPlan)
-"""The plan of one convolution, or of a stack."""
-
-
-class _Followed(NamedTuple, Generic[P]):
-    """A plan, and the headers of the answer's tensors."""
-
-    plan: P
-    headers: dict[str, Tensor]
-
-
-class _Result(NamedTuple, Generic[P]):
-    plan: P
-    report: Report
-    outputs: dict[str, Array]
+@lru_cache(shared.REMEMBERED)
+def headers(plan: bytes) -> tuple[Tensor, ...]:
+    """Of the answer's tensors, as its serialised plan has them."""
+    outputs = plan_pb2.Plan.FromString(plan).outputs
+    return tuple(tensor_from_proto(tensor, f"plan.outputs[{i}]") for i, tensor in enumerate(outputs))
 
 
 @lru_cache(shared.REMEMBERED)
-def _plan(message: bytes, wanted: Wanted | None) -> _Followed[Plan]:
+def _plan(message: bytes, wanted: Wanted | None) -> Plan:
     plan = plan_codec.plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
-    return _Followed(plan, plan.outputs)
+    return _checked(plan, message)
 
 
 @lru_cache(shared.REMEMBERED)
-def _stack_plan(message: bytes, wanted: Wanted | None) -> _Followed[StackPlan]:
+def _stack_plan(message: bytes, wanted: Wanted | None) -> StackPlan:
     plan = plan_codec.stack_plan_from_proto(plan_pb2.Plan.FromString(message), wanted)
-    return _Followed(plan, plan.outputs)
+    return _checked(plan, message)
 
 
-def _read(result: plan_pb2.Result, entries: Sequence[memoryview], followed: _Followed[P]) -> _Result[P]:
-    """The tensors are copies, the caller's own to write to. Raises what `shared.blaming_the_server` turns round."""
-    plan, headers = followed
-    if len(entries) != len(headers):
-        raise BackendFailure(f"the answer has {len(entries)} tensors, not {len(headers)}")
-    outputs = {
-        name: np.array(from_bytes(entry, header, name))
-        for entry, (name, header) in zip(entries, headers.items(), strict=True)
-    }
-    return _Result(plan, plan_codec.report_from_proto(result.report), outputs)
+def _checked(plan: P, message: bytes) -> P:
+    """Raises InvalidConvolution where the tensors of the answer are not those of its plan."""
+    if tuple(plan.outputs.values()) != headers(message):
+        raise InvalidConvolution(f"the plan's outputs would be {plan.outputs}, not {headers(message)}")
+    return plan
 
 
-def _single(response: bytes, wanted: Wanted | None = None) -> _Result[Plan]:
+def unary_reply(response: bytes, out: Destination | None = None) -> Reply:
+    """What a Convolve response brings."""
     with shared.blaming_the_server():
         head, entries = split(response)
-        result = pb.ConvolveResponse.FromString(head).result
-        return _read(result, entries, _plan(result.plan.SerializeToString(), wanted))
+        return _reply(pb.ConvolveResponse.FromString(head).result, entries, out)
 
 
-def _stack(response: bytes, wanted: Wanted | None = None) -> _Result[StackPlan]:
-    with shared.blaming_the_server():
-        head, entries = split(response)
-        result = pb.ConvolveResponse.FromString(head).result
-        return _read(result, entries, _stack_plan(result.plan.SerializeToString(), wanted))
+def _reply(result: plan_pb2.Result, entries: Sequence[memoryview], out: Destination | None) -> Reply:
+    """Raises what `shared.blaming_the_server` turns round."""
+    plan = result.plan.SerializeToString()
+    known = headers(plan)
+    if len(entries) != len(known):
+        raise BackendFailure(f"the answer has {len(entries)} tensors, not {len(known)}")
+    views = [from_bytes(entry, header, "a tensor") for entry, header in zip(entries, known, strict=True)]
+    if out:
+        out.take(*views)
+    tensors = [out.array] if out else list(map(np.array, views))
+    return Reply(plan, plan_codec.report_from_proto(result.report), tensors)
 
 
 def plan_answer(response: bytes) -> Plan:
@@ -124,33 +122,41 @@ def stack_plan_answer(response: bytes) -> StackPlan:
         return plan_codec.stack_plan_from_proto(pb.PlanResponse.FromString(response).plan)
 
 
-def convolve_answer(request: shared.Request, response: bytes) -> Answer:
-    """The answer of a Convolve response for one convolution. The output is the caller's own to write to."""
-    plan, report, outputs = _single(response)
-    return Answer(like(outputs["output"], request.like), plan, report)
+def convolve_answer(request: Request, reply: Reply) -> Answer:
+    """The answer to a request for one convolution. The output is the caller's own to write to."""
+    with shared.blaming_the_server():
+        plan = _plan(reply.plan, None)
+    return Answer(request.returned(*reply.tensors), plan, reply.report)
 
 
-def stack_answer(request: shared.Request, response: bytes) -> StackAnswer:
+def stack_answer(request: Request, reply: Reply) -> StackAnswer:
     """The same for a stack."""
-    plan, report, outputs = _stack(response)
-    return StackAnswer(like(outputs["output"], request.like), plan, report)
+    with shared.blaming_the_server():
+        plan = _stack_plan(reply.plan, None)
+    return StackAnswer(request.returned(*reply.tensors), plan, reply.report)
 
 
-def gradients_answer(request: shared.Request, response: bytes, wanted: Wanted) -> Gradients:
-    """The gradients of a Convolve response for one convolution, the caller's own to write to."""
-    plan, report, outputs = _single(response, wanted)
-    found = {name: like(array, request.like) for name, array in outputs.items()}
-    return Gradients(found.get("grad_input"), found.get("grad_weight"), found.get("grad_bias"), plan, report)
+def gradients_answer(request: Request, reply: Reply, wanted: Wanted) -> Gradients:
+    """The gradients of one convolution, the caller's own to write to."""
+    with shared.blaming_the_server():
+        plan = _plan(reply.plan, wanted)
+    found = _named(request, reply, plan)
+    return Gradients(found.get("grad_input"), found.get("grad_weight"), found.get("grad_bias"), plan, reply.report)
 
 
-def stack_gradients_answer(request: shared.Request, response: bytes, wanted: Wanted) -> StackGradients:
+def stack_gradients_answer(request: Request, reply: Reply, wanted: Wanted) -> StackGradients:
     """The same for a stack."""
-    plan, report, outputs = _stack(response, wanted)
-    found = {name: like(array, request.like) for name, array in outputs.items()}
+    with shared.blaming_the_server():
+        plan = _stack_plan(reply.plan, wanted)
+    found = _named(request, reply, plan)
     weights, biases = (
         [found.get(f"layers[{i}].{name}") for i in range(len(plan.layers))] for name in ("grad_weight", "grad_bias")
     )
-    return StackGradients(found.get("grad_input"), weights, biases, plan, report)
+    return StackGradients(found.get("grad_input"), weights, biases, plan, reply.report)
+
+
+def _named(request: Request, reply: Reply, plan: Plan | StackPlan) -> dict[str, AnyArray]:
+    return {name: request.returned(array) for name, array in zip(plan.outputs, reply.tensors, strict=True)}
 
 
 class Item(NamedTuple):
@@ -167,5 +173,6 @@ def stream_answer(response: bytes, address: str, timeout: float | None) -> Item:
         message = pb.ConvolveStreamResponse.FromString(head)
         if message.HasField("status"):
             return Item(message.id, shared.error_of_status(message.status, address, timeout))
-        followed = _stack_plan(message.result.plan.SerializeToString(), None)
-        return Item(message.id, _read(message.result, entries, followed).outputs["output"])
+        _stack_plan(message.result.plan.SerializeToString(), None)
+        [output] = _reply(message.result, entries, None).tensors
+        return Item(message.id, output)

@@ -7,6 +7,7 @@ import itertools
 import random
 import time
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import grpc
@@ -44,6 +45,11 @@ class Channels(Generic[Channel]):
         # Not the first: many clients would all begin with the same server.
         self._turns = itertools.count(random.randrange(len(self.each)))  # noqa: S311 - no secret
         self._grace: float | None = None
+        self._unary = cache(lambda channel, path: channel.unary_unary(path))
+
+    def unary(self, path: str, channel: Channel | None = None) -> Any:  # noqa: ANN401 - of the channel's colour
+        """What calls the method of that path, made once: by the channel, or by all together."""
+        return self._unary(channel or self.together, path)
 
     def _begin(self, seconds: float | None) -> tuple[int, float, float]:
         """The place whose turn it is, and until when to wait for it, and for any."""

@@ -11,7 +11,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2 as google_status_pb2
 from grpc_status import rpc_status
 
+from convolver.client._destination import destination
 from convolver.client._interchange import AnyArray, to_array
+from convolver.client._requests import Described, Request, described, enveloped
 from convolver.client.errors import DeadlineExceeded, NotAuthorised, ServiceUnavailable
 from convolver.core import dtypes, plan_codec, request_codec
 from convolver.core.errors import BackendFailure, ConvolverError, InvalidConvolution, LimitExceeded, Unsupported
@@ -20,7 +22,6 @@ from convolver.core.operation import Tensor
 from convolver.core.parse import parse
 from convolver.core.status import from_status
 from convolver.core.tensors import header, to_bytes
-from convolver.core.wire import join
 from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from convolver.core.choose import Capability
     from convolver.core.parameters import Parameters
-    from convolver.v1 import convolution_pb2, status_pb2
+    from convolver.v1 import status_pb2
 
 REMEMBERED = 256
 """Headers of requests, and plans of answers, that are kept: callers use the same few shapes again and again."""
@@ -83,29 +84,30 @@ class Written:
         return hash(self._text)
 
 
-class Request(NamedTuple):
-    """A request as it travels, and what its answer should look like."""
-
-    message: bytes
-    like: AnyArray
-
-
-def convolve_request(input: AnyArray, weight: AnyArray, bias: AnyArray, parameters: Parameters) -> Request:
-    """A Convolve request.
+def convolve_request(
+    input: AnyArray, weight: AnyArray, bias: AnyArray, parameters: Parameters, out: AnyArray
+) -> Request:
+    """A request for a convolution whose output is written to `out`, where that is given.
 
     Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
     """
     values = {"weight": weight, "bias": bias, "input": input}
     arrays = {name: to_array(value) for name, value in values.items() if name != "bias" or value is not None}
     headers = {name: header(array, name) for name, array in arrays.items()}
-    message = _request_header(headers["input"], headers["weight"], headers.get("bias"), Written(parameters))
-    return Request(join(message, [to_bytes(array) for array in arrays.values()]), input)
+    known = _remembered(headers["input"], headers["weight"], headers.get("bias"), Written(parameters))
+    data = [to_bytes(array) for array in arrays.values()]
+    return Request(known, data, input, destination(out, known.answer[0], data))
 
 
 @lru_cache(REMEMBERED)
-def _request_header(input: Tensor, weight: Tensor, bias: Tensor | None, written: Written) -> bytes:
-    convolution = _convolution(input, weight, bias, written.parameters)
-    return pb.ConvolveRequest(convolution=convolution).SerializeToString()
+def _remembered(input: Tensor, weight: Tensor, bias: Tensor | None, written: Written) -> Described:
+    return _described(input, weight, bias, written.parameters)
+
+
+def _described(input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters) -> Described:
+    geometry = Geometry.of(parse(input, weight, bias, parameters))  # the server will refuse in the same words
+    convolution = request_codec.single_to_proto(input, weight, bias, parameters)
+    return described(convolution.SerializeToString(), [geometry], None)
 
 
 def plan_request(
@@ -115,8 +117,7 @@ def plan_request(
     name = dtypes.named(dtype).name
     shapes = (Tensor(name, tuple(input_shape)), Tensor(name, tuple(weight_shape)))
     channels = parse(*shapes, None, parameters).out_channels
-    convolution = _convolution(*shapes, Tensor(name, (channels,)) if bias else None, parameters)
-    return pb.PlanRequest(convolution=convolution).SerializeToString()
+    return enveloped(_described(*shapes, Tensor(name, (channels,)) if bias else None, parameters).convolution)
 
 
 def info_request() -> bytes:
@@ -176,13 +177,6 @@ def _sent_error(call: grpc.Call) -> ConvolverError | None:
         return from_status(status) if status else None
     except (DecodeError, ValueError):  # details that contradict the status, or are none: a proxy's, or another server's
         return None
-
-
-def _convolution(
-    input: Tensor, weight: Tensor, bias: Tensor | None, parameters: Parameters
-) -> convolution_pb2.Convolution:
-    Geometry.of(parse(input, weight, bias, parameters))  # the server will do the same, and refuse in the same words
-    return request_codec.single_to_proto(input, weight, bias, parameters)
 
 
 @contextmanager

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import threading
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, cast
-
-import grpc
 
 from convolver.client import _answers as answers
 from convolver.client import _client_shared as shared
@@ -18,20 +11,16 @@ from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_sync as layers
 from convolver.client._composition import Composition, HeldWeights, may_resend, stacked
-from convolver.client._connection import PATHS, ClientBase, blocking_channels
+from convolver.client._connection_sync import BlockingConnection
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
-from convolver.client._layers_sync import Layer, Server, Stack, Wire
-from convolver.client._map_sync import Stream
-from convolver.client.errors import ServiceUnavailable
+from convolver.client._layers_sync import Layer, Stack, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Unpack
 
-    from convolver.client._channels import BlockingChannels
-    from convolver.client._embedded import EmbeddedServer
     from convolver.client._gradients import Gradients
     from convolver.client._held_layers import HeldLayer
     from convolver.client._stack_layers import StackLayer
@@ -41,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(ClientBase, Convolutions[AnyArray]):
+class Client(BlockingConnection, Convolutions[AnyArray]):
     """Calls one Convolver service; may be used from several threads.
 
     Arrays are NumPy's, torch's, or any that speaks `__array__` or DLPack; a torch tensor as input gives a torch tensor
@@ -55,13 +44,6 @@ class Client(ClientBase, Convolutions[AnyArray]):
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
-        super().__init__(address, timeout=timeout)
-        self._lock = threading.Lock()
-        self._embedded: EmbeddedServer | None = None
-        self._channels: BlockingChannels | None = None
-        self._process = 0
-
     def __enter__(self) -> Self:
         """Itself."""
         return self
@@ -70,41 +52,35 @@ class Client(ClientBase, Convolutions[AnyArray]):
         """Closes it."""
         self.close()
 
-    @property
-    def address(self) -> str:
-        """Where calls go. Starts the embedded server if there is no other."""
-        with self._lock:
-            return self._target()
-
-    def close(self) -> None:
-        """Ends the connection, and the embedded server once its last client is closed. Calls in flight fail with
-        ServiceUnavailable, later ones with RuntimeError; closing again does nothing.
-        """
-        with self._lock:
-            self._closed = True
-            for channel in self._channels.all if self._channels else ():
-                channel.close()
-            self._channels = None
-            if self._embedded is not None:
-                self._embedded.release()
-            self._embedded = None
-
     def run(
-        self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
+        self,
+        input: AnyArray,
+        weight: AnyArray,
+        bias: AnyArray = None,
+        *,
+        out: AnyArray = None,
+        **parameters: Unpack[Parameters],
     ) -> answers.Answer:
         """The convolution of `input` (N, C, *S) or (C, *S) with `weight` (O, C/groups, *K), with its plan and report.
 
         Transposed, the weight is (C, O/groups, *K); `bias` is (O,). All of one dtype. docs/parameters.md explains each
-        parameter.
+        parameter. The output is written to `out` where that is given: a row-major, writable array of its shape and
+        dtype, or a torch tensor on the CPU, apart from the others' memory.
         """
-        request = shared.convolve_request(input, weight, bias, parameters)
-        return answers.convolve_answer(request, self._call("Convolve", request.message, parameters))
+        request = shared.convolve_request(input, weight, bias, parameters, out)
+        return answers.convolve_answer(request, self._exchange(request, parameters))
 
     def convolve(
-        self, input: AnyArray, weight: AnyArray, bias: AnyArray = None, **parameters: Unpack[Parameters]
+        self,
+        input: AnyArray,
+        weight: AnyArray,
+        bias: AnyArray = None,
+        *,
+        out: AnyArray = None,
+        **parameters: Unpack[Parameters],
     ) -> AnyArray:
         """The output of `run`."""
-        return self.run(input, weight, bias, **parameters).output
+        return self.run(input, weight, bias, out=out, **parameters).output
 
     def gradients(
         self,
@@ -124,7 +100,7 @@ class Client(ClientBase, Convolutions[AnyArray]):
         """
         wanted = _gradients.wanted(wrt, bias=bias)
         request = _gradients.request(input, weight, grad_output, wanted, parameters)
-        return answers.gradients_answer(request, self._call("Convolve", request.message, parameters), wanted)
+        return answers.gradients_answer(request, self._exchange(request, parameters), wanted)
 
     def plan(
         self,
@@ -180,98 +156,17 @@ class Client(ClientBase, Convolutions[AnyArray]):
         return shared.info_answer(self._call("GetInfo", shared.info_request(), {}))
 
     def _of_rank(
-        self, ndim: int, input: AnyArray, weight: AnyArray, bias: AnyArray, **parameters: Unpack[Parameters]
+        self,
+        ndim: int,
+        input: AnyArray,
+        weight: AnyArray,
+        bias: AnyArray,
+        out: AnyArray,
+        **parameters: Unpack[Parameters],
     ) -> AnyArray:
         shared.check_rank(weight, ndim, parameters)
-        return self.convolve(input, weight, bias, **parameters)
+        return self.convolve(input, weight, bias, out=out, **parameters)
 
     @property
     def _wire(self) -> Wire:
-        return Wire(self._call, self._of_one, self._open_stream, self._put)
-
-    def _of_one(self, ask: Callable[[Server], T], parameters: Parameters) -> T:
-        """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
-        channels, _ = self._connected()
-        *others, last = channels.in_turn(self._seconds(parameters))
-        for channel in others:
-            try:
-                return ask(self._server(channel))
-            except ServiceUnavailable:
-                if self._closed:
-                    raise
-        return ask(self._server(last))
-
-    def _servers(self) -> list[Server]:
-        channels, _ = self._connected()
-        return list(map(self._server, channels.each))
-
-    def _server(self, channel: grpc.Channel) -> Server:
-        return Server(partial(self._call, channel=channel), partial(self._put_on, channel))
-
-    def _call(
-        self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.Channel | None = None
-    ) -> bytes:
-        timeout = self._seconds(parameters)
-        channels, address = self._connected()
-        chosen = channel or channels.together
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = chosen.unary_unary(PATHS[method])
-        with _failures(address, timeout):
-            return call(request, timeout=timeout)
-
-    def _put(self, held: HeldWeights, parameters: Parameters) -> None:
-        layers.put(self._servers(), held, parameters)
-
-    def _put_on(self, channel: grpc.Channel, held: HeldWeights, parameters: Parameters) -> None:
-        timeout = self._seconds(parameters)
-        _, address = self._connected()
-        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
-        with _failures(address, timeout):
-            call(held_layers.put_requests(held), timeout=timeout)
-
-    @contextmanager
-    def _open_stream(self, requests: Iterator[bytes], composition: Composition) -> Iterator[Stream]:
-        timeout = self._seconds(composition.parameters)
-        channels, address = self._connected()
-        channel = channels.in_turn(timeout)[0] if composition.held else channels.together
-        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
-        with _failures(address, timeout):
-            call = stream(requests)
-            try:
-                yield Stream(call, address, timeout, lambda held: self._put_on(channel, held, composition.parameters))
-            finally:
-                call.cancel()  # which does nothing to one that has ended
-
-    def _connected(self) -> tuple[BlockingChannels, str]:
-        """The channels of this process, made when they are first needed and again after a fork, and where they lead."""
-        with self._lock:
-            address = self._target()
-            if self._channels is None or self._process != os.getpid():
-                self._channels = blocking_channels(address)
-                self._process = os.getpid()
-            return self._channels, address
-
-    def _target(self) -> str:
-        self._check_open()
-        if self._given is not None:
-            return self._given
-        if self._embedded is not None and self._embedded.own and not self._embedded.alive:
-            self._embedded.release()  # it died, and whoever calls next gets another
-            self._embedded = self._channels = None
-        if self._embedded is None:
-            from convolver.client import _embedded
-
-            self._embedded = _embedded.acquire()
-        return self._embedded.address
-
-
-@contextmanager
-def _failures(address: str, timeout: float | None) -> Iterator[None]:
-    """Raises what a failed call means."""
-    try:
-        yield
-    except grpc.RpcError as failure:
-        raise shared.error_of(failure, address, timeout) from failure
-    except ValueError as failure:
-        if not {"closed", "channel"} <= set(re.findall(r"\w+", str(failure).lower())):
-            raise  # the caller's own
-        raise RuntimeError("the client is closed") from failure
+        return Wire(self._call, self._exchange, self._of_one, self._open_stream, self._put)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from convolver.client import _client_shared as shared
+from convolver.client._destination import destination
 from convolver.client._interchange import AnyArray, to_array
+from convolver.client._requests import Described, Request, described, enveloped
 from convolver.client._stack_layers import Conv, Pool, StackLayer, check_names
 from convolver.core import dtypes, gradients, request_codec, stack_plan
 from convolver.core.digest import digest_of
@@ -82,8 +84,7 @@ class _Headers(NamedTuple):
 
 Item = Conv | Pool | HeldWeights
 
-
-RequestMessage = pb.ConvolveRequest | pb.ConvolveStreamRequest
+_STREAM_FIELD = pb.ConvolveStreamRequest.DESCRIPTOR.fields_by_name["convolution"].number
 
 
 class Asked(NamedTuple):
@@ -113,46 +114,60 @@ class Composition:
         self.held = {item.digest: item for item in items if isinstance(item, HeldWeights)}
         self.held_bytes = sum(data.nbytes for item in items if isinstance(item, HeldWeights) for data in item.data)
         # Not of a method: layers that nobody needs any more would wait with their weights for the garbage collector.
-        self._remembered = lru_cache(shared.REMEMBERED)(partial(_convolution, self.items, parameters))
+        self._remembered = lru_cache(shared.REMEMBERED)(partial(_described, self.items, parameters))
 
-    def request(self, input: AnyArray, asked: Asked | None = None) -> shared.Request:
-        """A Convolve request.
+    def request(self, input: AnyArray, asked: Asked | None = None, out: AnyArray = None) -> Request:
+        """A request for the output, which is written to `out` where that is given, or for the gradients asked for.
 
         Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
         """
-        convolution, data = self._sent(input, asked)
-        return shared.Request(join(pb.ConvolveRequest(convolution=convolution).SerializeToString(), data), input)
+        known, data = self._sent(input, asked)
+        return Request(known, data, input, destination(out, known.answer[0], data))
 
     def stream_request(self, number: int, input: AnyArray, timeout: float | None) -> bytes:
         """A ConvolveStream request with that id, for an answer within `timeout` seconds. Raises as `request`."""
-        convolution, data = self._sent(input, None)
+        known, data = self._sent(input, None)
         seconds = None if timeout is None else max(1e-9, timeout)  # none at all is what no request may have
-        message = pb.ConvolveStreamRequest(id=number, convolution=convolution, timeout_seconds=seconds)
-        return join(message.SerializeToString(), data)
+        message = pb.ConvolveStreamRequest(id=number, timeout_seconds=seconds).SerializeToString()
+        return join(message + enveloped(known.convolution, _STREAM_FIELD), data)
 
-    def whole(self, message: bytes, kind: type[RequestMessage]) -> bytes:
+    def whole(self, request: Request) -> Request:
         """A request of these layers again, with the weights of all of them, which the server shall keep."""
+        convolution = convolution_pb2.Convolution.FromString(request.convolution)
+        data = self._with_weights(convolution, request.data)
+        known = request.described._replace(convolution=convolution.SerializeToString())
+        return request._replace(described=known, data=data)
+
+    def whole_of_stream(self, message: bytes) -> bytes:
+        """The same for a ConvolveStream request."""
         head, entries = split(message)
-        request, data, left = kind.FromString(head), list[memoryview](), iter(entries)
+        request = pb.ConvolveStreamRequest.FromString(head)
         request.ClearField("filler")
-        for item, layer in zip(self.items, request.convolution.layers, strict=True):
-            if isinstance(item, HeldWeights):
-                layer.definition.ParseFromString(item.definition)
-                layer.keep = True
-                data += item.data
-            elif layer.HasField("definition"):
-                data += islice(left, 2 if layer.definition.HasField("bias") else 1)
-        return join(request.SerializeToString(), [*data, *left])
+        data = self._with_weights(request.convolution, entries)
+        return join(request.SerializeToString(), data)
 
     def plan_request(self, input_shape: Sequence[int], dtype: str | None) -> bytes:
         """A Plan request; without a dtype of the first weights' own, or of float32. Raises as `request`."""
         own = next(filter(None, map(_dtype, self.items)), "float32")
         input = Tensor(dtypes.named(dtype or own).name, tuple(input_shape))
         headers = tuple(_planned_headers(i, item, input) for i, item in enumerate(self.items))
-        convolution = self._remembered(input, headers, None, by_digest=False)
-        return pb.PlanRequest(convolution=convolution).SerializeToString()
+        return enveloped(self._remembered(input, headers, None, by_digest=False).convolution)
 
-    def _sent(self, input: AnyArray, asked: Asked | None) -> tuple[convolution_pb2.Convolution, list[memoryview]]:
+    def _with_weights(
+        self, convolution: convolution_pb2.Convolution, entries: Sequence[memoryview]
+    ) -> list[memoryview]:
+        """Puts the layers themselves in place of their digests; the data with their weights."""
+        data, left = list[memoryview](), iter(entries)
+        for item, layer in zip(self.items, convolution.layers, strict=True):
+            if isinstance(item, HeldWeights):
+                layer.definition.ParseFromString(item.definition)
+                layer.keep = True
+                data += item.data
+            elif layer.HasField("definition"):
+                data += islice(left, 2 if layer.definition.HasField("bias") else 1)
+        return [*data, *left]
+
+    def _sent(self, input: AnyArray, asked: Asked | None) -> tuple[Described, list[memoryview]]:
         """The header, and the tensors in their order."""
         x, data, headers = to_array(input), list[memoryview](), list[_Headers | None]()
         for i, item in enumerate(self.items):
@@ -194,7 +209,7 @@ def _item(i: int, layer: StackLayer) -> Item:
     )
 
 
-def _convolution(
+def _described(
     items: Sequence[Item],
     parameters: Parameters,
     input: Tensor,
@@ -202,7 +217,7 @@ def _convolution(
     asked: tuple[Wanted, Tensor] | None,
     *,
     by_digest: bool,
-) -> convolution_pb2.Convolution:
+) -> Described:
     layers = list(map(_layer, items, headers))
     steps = parse_stack(input, layers, _common(parameters))
     if asked and len(steps) == 1 and isinstance(steps[0], Geometry):
@@ -217,7 +232,8 @@ def _convolution(
             messages.append(convolution_pb2.Layer(definition=request_codec.definition_to_proto(layer)))
         else:
             messages.append(convolution_pb2.Layer(pooling=request_codec.pooling_to_proto(layer, steps[0].ndim)))
-    return request_codec.convolution_to_proto(input, messages, parameters, asked)
+    convolution = request_codec.convolution_to_proto(input, messages, parameters, asked)
+    return described(convolution.SerializeToString(), steps, asked)
 
 
 def _common(parameters: Parameters) -> Parameters:

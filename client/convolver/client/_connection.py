@@ -47,7 +47,8 @@ _CONFIGURATION = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
-        }
+        },
+        {"name": [{"service": _SERVICES[0].full_name, "method": "ConvolveChunked"}]},  # it would hold all that was sent
     ],
 }
 

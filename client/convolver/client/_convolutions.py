@@ -20,7 +20,13 @@ class Convolutions(ABC, Generic[Output]):
 
     @abstractmethod
     def _of_rank(
-        self, ndim: int, input: AnyArray, weight: AnyArray, bias: AnyArray, **parameters: Unpack[Parameters]
+        self,
+        ndim: int,
+        input: AnyArray,
+        weight: AnyArray,
+        bias: AnyArray,
+        out: AnyArray,
+        **parameters: Unpack[Parameters],
     ) -> Output:
         """What `convolve` returns. A weight of another rank raises InvalidConvolution where the output would come."""
 
@@ -33,13 +39,24 @@ class Convolutions(ABC, Generic[Output]):
         padding: Padding = 0,
         dilation: Sizes = 1,
         groups: int = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv1d: `input` (N, C, L), `weight` (O, C/groups, K), `bias` (O,); and the parameters
         that torch lacks.
         """
         return self._of_rank(
-            1, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+            1,
+            input,
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            out=out,
+            **more,
         )
 
     def conv2d(
@@ -51,13 +68,24 @@ class Convolutions(ABC, Generic[Output]):
         padding: Padding = 0,
         dilation: Sizes = 1,
         groups: int = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv2d: `input` (N, C, H, W), `weight` (O, C/groups, KH, KW), `bias` (O,); and the
         parameters that torch lacks.
         """
         return self._of_rank(
-            2, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+            2,
+            input,
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            out=out,
+            **more,
         )
 
     def conv3d(
@@ -69,13 +97,24 @@ class Convolutions(ABC, Generic[Output]):
         padding: Padding = 0,
         dilation: Sizes = 1,
         groups: int = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv3d: `input` (N, C, D, H, W), `weight` (O, C/groups, KD, KH, KW), `bias` (O,); and the
         parameters that torch lacks.
         """
         return self._of_rank(
-            3, input, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, **more
+            3,
+            input,
+            weight,
+            bias,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            out=out,
+            **more,
         )
 
     def conv_transpose1d(
@@ -88,6 +127,8 @@ class Convolutions(ABC, Generic[Output]):
         output_padding: Sizes = 0,
         groups: int = 1,
         dilation: Sizes = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv_transpose1d: `input` (N, C, L), `weight` (C, O/groups, K), `bias` (O,)."""
@@ -102,6 +143,7 @@ class Convolutions(ABC, Generic[Output]):
             output_padding=output_padding,
             groups=groups,
             dilation=dilation,
+            out=out,
             **more,
         )
 
@@ -115,6 +157,8 @@ class Convolutions(ABC, Generic[Output]):
         output_padding: Sizes = 0,
         groups: int = 1,
         dilation: Sizes = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv_transpose2d: `input` (N, C, H, W), `weight` (C, O/groups, KH, KW), `bias` (O,)."""
@@ -129,6 +173,7 @@ class Convolutions(ABC, Generic[Output]):
             output_padding=output_padding,
             groups=groups,
             dilation=dilation,
+            out=out,
             **more,
         )
 
@@ -142,6 +187,8 @@ class Convolutions(ABC, Generic[Output]):
         output_padding: Sizes = 0,
         groups: int = 1,
         dilation: Sizes = 1,
+        *,
+        out: AnyArray = None,
         **more: Unpack[MoreParameters],
     ) -> Output:
         """torch.nn.functional.conv_transpose3d: `input` (N, C, D, H, W), `weight` (C, O/groups, KD, KH, KW), `bias`
@@ -158,5 +205,6 @@ class Convolutions(ABC, Generic[Output]):
             output_padding=output_padding,
             groups=groups,
             dilation=dilation,
+            out=out,
             **more,
         )

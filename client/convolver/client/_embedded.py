@@ -33,6 +33,7 @@ _COMMAND = (
     "--log-level=warning",
     "--drain-delay=0",
     "--exit-on-eof",
+    "--shared-memory",
 )
 
 

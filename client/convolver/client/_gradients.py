@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolver.client import _client_shared as shared
 from convolver.client._interchange import AnyArray, to_array
+from convolver.client._requests import Described, Request, described
 from convolver.core import gradients, request_codec
 from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.geometry import Geometry
@@ -14,8 +15,6 @@ from convolver.core.gradients import Wanted
 from convolver.core.operation import Tensor
 from convolver.core.parse import parse
 from convolver.core.tensors import header, to_bytes
-from convolver.core.wire import join
-from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,10 +46,8 @@ def wanted(wrt: Sequence[str], *, bias: bool) -> Wanted:
     return Wanted("input" in words, "weight" in words, bias)
 
 
-def request(
-    input: AnyArray, weight: AnyArray, grad_output: AnyArray, asked: Wanted, parameters: Parameters
-) -> shared.Request:
-    """A Convolve request for gradients, without the values that they do not depend on.
+def request(input: AnyArray, weight: AnyArray, grad_output: AnyArray, asked: Wanted, parameters: Parameters) -> Request:
+    """A request for gradients, without the values that they do not depend on.
 
     Raises InvalidConvolution, with the server's own words, for what shapes can decide: nothing is sent then.
     """
@@ -58,13 +55,15 @@ def request(
         name: to_array(value) for name, value in (("weight", weight), ("input", input), ("grad_output", grad_output))
     }
     headers = [header(array, name) for name, array in arrays.items()]
-    message = _header(*headers, asked, shared.Written(parameters))
+    known = _described(*headers, asked, shared.Written(parameters))
     sent = {"weight": asked.input, "input": asked.weight, "grad_output": True}
-    return shared.Request(join(message, [to_bytes(arrays[name]) for name, is_sent in sent.items() if is_sent]), input)
+    return Request(known, [to_bytes(arrays[name]) for name, is_sent in sent.items() if is_sent], input)
 
 
 @lru_cache(shared.REMEMBERED)
-def _header(weight: Tensor, input: Tensor, grad_output: Tensor, asked: Wanted, written: shared.Written) -> bytes:
-    gradients.check(Geometry.of(parse(input, weight, None, written.parameters)), grad_output)
-    convolution = request_codec.single_to_proto(input, weight, None, written.parameters, (asked, grad_output))
-    return pb.ConvolveRequest(convolution=convolution).SerializeToString()
+def _described(weight: Tensor, input: Tensor, grad_output: Tensor, asked: Wanted, written: shared.Written) -> Described:
+    geometry = Geometry.of(parse(input, weight, None, written.parameters))
+    gradients.check(geometry, grad_output)
+    wanted = (asked, grad_output)
+    convolution = request_codec.single_to_proto(input, weight, None, written.parameters, wanted)
+    return described(convolution.SerializeToString(), [geometry], wanted)

@@ -29,7 +29,7 @@ def to_array(value: AnyArray) -> Array:
 
     Raises TypeError or ValueError where it is no array.
     """
-    if _is_torch(value):
+    if is_torch(value):
         return _from_torch(value)
     if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
@@ -38,7 +38,7 @@ def to_array(value: AnyArray) -> Array:
 
 def like(output: Array, value: AnyArray) -> AnyArray:
     """The output as `value` is: a torch tensor, detached and on the same device, for a torch tensor; else as it is."""
-    if not _is_torch(value):
+    if not is_torch(value):
         return output
     torch = sys.modules["torch"]
     name = output.dtype.name
@@ -49,10 +49,11 @@ def like(output: Array, value: AnyArray) -> AnyArray:
 
 def likeness(value: AnyArray) -> AnyArray:
     """What `like` needs of a value, without its data."""
-    return sys.modules["torch"].empty(0, device=value.device) if _is_torch(value) else None
+    return sys.modules["torch"].empty(0, device=value.device) if is_torch(value) else None
 
 
-def _is_torch(value: object) -> bool:
+def is_torch(value: object) -> bool:
+    """Whether it is a tensor of torch."""
     torch = sys.modules.get("torch")  # a caller who has a tensor has loaded torch
     return torch is not None and isinstance(value, torch.Tensor)
 

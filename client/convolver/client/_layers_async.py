@@ -7,17 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolver.client import _answers as answers
-from convolver.client import _client_shared as shared
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Asked, Composition, HeldWeights
 from convolver.client._interchange import AnyArray
 from convolver.client._map_async import Frames, OpenStream, mapped
+from convolver.client._requests import Reply, Request
 from convolver.client._resending import Repeats
 from convolver.client._stack_layers import Conv, Pool, StackLayer
 from convolver.core.errors import ConvolverError, UnknownLayer
 from convolver.core.parameters import Parameters
-from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -31,25 +30,26 @@ if TYPE_CHECKING:
 Call = Callable[[str, bytes, Parameters], Awaitable[bytes]]
 """A call of the method of that name."""
 
+Exchange = Callable[[Request, Parameters], Awaitable[Reply]]
+"""The answer to a request, whichever way both take."""
+
 
 class AsyncServer(NamedTuple):
-    """One server: a call, and the putting of a layer."""
+    """One server: a call, the computing of a request, and the putting of a layer."""
 
     call: Call
+    exchange: Exchange
     put: Callable[[HeldWeights, Parameters], Awaitable[None]]
 
 
-Exchange = tuple[shared.Request, bytes]
-"""A request and its answer."""
-
-
 class AsyncWire(NamedTuple):
-    """What a client lends to its layers: a call, what asks one server, a stream, and the putting of a layer on every
-    server.
+    """What a client lends to its layers: a call, the computing of a request, what asks one server, a stream, and the
+    putting of a layer on every server.
     """
 
     call: Call
-    of_one: Callable[[Callable[[AsyncServer], Awaitable[Exchange]], Parameters], Awaitable[Exchange]]
+    exchange: Exchange
+    of_one: Callable[[Callable[[AsyncServer], Awaitable[Reply]], Parameters], Awaitable[Reply]]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], Awaitable[None]]
 
@@ -74,23 +74,22 @@ class _Calls:
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
-    async def _answered(self, request: shared.Request) -> Exchange:
-        """The request and its answer."""
+    async def _answered(self, request: Request) -> Reply:
+        """The answer to it."""
         parameters = self._composition.parameters
         if self._composition.held:
             return await self._wire.of_one(partial(self._answered_by, request), parameters)
-        return request, await self._wire.call("Convolve", request.message, parameters)
+        return await self._wire.exchange(request, parameters)
 
-    async def _answered_by(self, request: shared.Request, server: AsyncServer) -> Exchange:
+    async def _answered_by(self, request: Request, server: AsyncServer) -> Reply:
         """With digests; where the server does not know one, again with the layers, or behind them."""
         parameters = self._composition.parameters
-        message = request.message
-        repeats = Repeats(self._composition, message, pb.ConvolveRequest, resend=self._resend)
+        repeats = Repeats(self._composition, request, self._composition.whole, resend=self._resend)
         while True:
             try:
-                return request, await server.call("Convolve", message, parameters)
+                return await server.exchange(request, parameters)
             except UnknownLayer as unknown:
-                put, message = repeats.after(unknown)
+                put, request = repeats.after(unknown)
             if put is not None:
                 await server.put(put, parameters)
 
@@ -104,9 +103,9 @@ class AsyncLayer(_Calls, StackLayer):
         super().__init__(wire, composition, resend=resend)
         self._held = held
 
-    async def __call__(self, input: AnyArray) -> AnyArray:
-        """The convolution of `input` (N, C, *S) or (C, *S)."""
-        return (await self.run(input)).output
+    async def __call__(self, input: AnyArray, *, out: AnyArray = None) -> AnyArray:
+        """The convolution of `input` (N, C, *S) or (C, *S), written to `out` as by `convolve` where that is given."""
+        return (await self.run(input, out=out)).output
 
     def __repr__(self) -> str:
         return f"Async{self._held}"
@@ -121,17 +120,18 @@ class AsyncLayer(_Calls, StackLayer):
         """What `AsyncClient.stack` takes of it."""
         return self._held
 
-    async def run(self, input: AnyArray) -> answers.Answer:
+    async def run(self, input: AnyArray, *, out: AnyArray = None) -> answers.Answer:
         """The same with its plan and report."""
-        return answers.convolve_answer(*await self._answered(self._composition.request(input)))
+        request = self._composition.request(input, out=out)
+        return answers.convolve_answer(request, await self._answered(request))
 
     async def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
     ) -> Gradients:
         """As `AsyncClient.gradients`."""
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = await self._answered(self._composition.request(input, asked))
-        return answers.gradients_answer(request, response, asked.wanted)
+        request = self._composition.request(input, asked)
+        return answers.gradients_answer(request, await self._answered(request), asked.wanted)
 
     async def plan(self, input_shape: Sequence[int]) -> Plan:
         """What `run` would do with an input of that shape, and its cost."""
@@ -148,9 +148,9 @@ class AsyncLayer(_Calls, StackLayer):
 class AsyncStack(_Calls):
     """Layers one after the other, in one call; `AsyncClient.stack` makes it."""
 
-    async def __call__(self, input: AnyArray) -> AnyArray:
-        """The output for an `input` (N, C, *S) or (C, *S)."""
-        return (await self.run(input)).output
+    async def __call__(self, input: AnyArray, *, out: AnyArray = None) -> AnyArray:
+        """The output for an `input` (N, C, *S) or (C, *S), written to `out` as by `convolve` where that is given."""
+        return (await self.run(input, out=out)).output
 
     def __repr__(self) -> str:
         return f"AsyncStack({list(self.layers)})"
@@ -160,9 +160,10 @@ class AsyncStack(_Calls):
         """Its layers."""
         return self._composition.items
 
-    async def run(self, input: AnyArray) -> answers.StackAnswer:
+    async def run(self, input: AnyArray, *, out: AnyArray = None) -> answers.StackAnswer:
         """The same with its plan and report."""
-        return answers.stack_answer(*await self._answered(self._composition.request(input)))
+        request = self._composition.request(input, out=out)
+        return answers.stack_answer(request, await self._answered(request))
 
     async def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
@@ -171,8 +172,8 @@ class AsyncStack(_Calls):
         given that with respect to the output; one call, which computes forward and backward.
         """
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = await self._answered(self._composition.request(input, asked))
-        return answers.stack_gradients_answer(request, response, asked.wanted)
+        request = self._composition.request(input, asked)
+        return answers.stack_gradients_answer(request, await self._answered(request), asked.wanted)
 
     async def plan(self, input_shape: Sequence[int], dtype: str | None = None) -> StackPlan:
         """What `run` would do with an input of that shape (and that dtype, where all weights are shapes; by default

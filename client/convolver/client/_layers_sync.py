@@ -7,17 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolver.client import _answers as answers
-from convolver.client import _client_shared as shared
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client._composition import Asked, Composition, HeldWeights
 from convolver.client._interchange import AnyArray
 from convolver.client._map_sync import OpenStream, mapped
+from convolver.client._requests import Reply, Request
 from convolver.client._resending import Repeats
 from convolver.client._stack_layers import Conv, Pool, StackLayer
 from convolver.core.errors import ConvolverError, UnknownLayer
 from convolver.core.parameters import Parameters
-from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -31,25 +30,26 @@ if TYPE_CHECKING:
 Call = Callable[[str, bytes, Parameters], bytes]
 """A call of the method of that name."""
 
+Exchange = Callable[[Request, Parameters], Reply]
+"""The answer to a request, whichever way both take."""
+
 
 class Server(NamedTuple):
-    """One server: a call, and the putting of a layer."""
+    """One server: a call, the computing of a request, and the putting of a layer."""
 
     call: Call
+    exchange: Exchange
     put: Callable[[HeldWeights, Parameters], None]
 
 
-Exchange = tuple[shared.Request, bytes]
-"""A request and its answer."""
-
-
 class Wire(NamedTuple):
-    """What a client lends to its layers: a call, what asks one server, a stream, and the putting of a layer on every
-    server.
+    """What a client lends to its layers: a call, the computing of a request, what asks one server, a stream, and the
+    putting of a layer on every server.
     """
 
     call: Call
-    of_one: Callable[[Callable[[Server], Exchange], Parameters], Exchange]
+    exchange: Exchange
+    of_one: Callable[[Callable[[Server], Reply], Parameters], Reply]
     open_stream: OpenStream
     put: Callable[[HeldWeights, Parameters], None]
 
@@ -74,23 +74,22 @@ class _Calls:
         """
         return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
 
-    def _answered(self, request: shared.Request) -> Exchange:
-        """The request and its answer."""
+    def _answered(self, request: Request) -> Reply:
+        """The answer to it."""
         parameters = self._composition.parameters
         if self._composition.held:
             return self._wire.of_one(partial(self._answered_by, request), parameters)
-        return request, self._wire.call("Convolve", request.message, parameters)
+        return self._wire.exchange(request, parameters)
 
-    def _answered_by(self, request: shared.Request, server: Server) -> Exchange:
+    def _answered_by(self, request: Request, server: Server) -> Reply:
         """With digests; where the server does not know one, again with the layers, or behind them."""
         parameters = self._composition.parameters
-        message = request.message
-        repeats = Repeats(self._composition, message, pb.ConvolveRequest, resend=self._resend)
+        repeats = Repeats(self._composition, request, self._composition.whole, resend=self._resend)
         while True:
             try:
-                return request, server.call("Convolve", message, parameters)
+                return server.exchange(request, parameters)
             except UnknownLayer as unknown:
-                put, message = repeats.after(unknown)
+                put, request = repeats.after(unknown)
             if put is not None:
                 server.put(put, parameters)
 
@@ -104,9 +103,9 @@ class Layer(_Calls, StackLayer):
         super().__init__(wire, composition, resend=resend)
         self._held = held
 
-    def __call__(self, input: AnyArray) -> AnyArray:
-        """The convolution of `input` (N, C, *S) or (C, *S)."""
-        return self.run(input).output
+    def __call__(self, input: AnyArray, *, out: AnyArray = None) -> AnyArray:
+        """The convolution of `input` (N, C, *S) or (C, *S), written to `out` as by `convolve` where that is given."""
+        return self.run(input, out=out).output
 
     def __repr__(self) -> str:
         return repr(self._held)
@@ -121,17 +120,18 @@ class Layer(_Calls, StackLayer):
         """What `Client.stack` takes of it."""
         return self._held
 
-    def run(self, input: AnyArray) -> answers.Answer:
+    def run(self, input: AnyArray, *, out: AnyArray = None) -> answers.Answer:
         """The same with its plan and report."""
-        return answers.convolve_answer(*self._answered(self._composition.request(input)))
+        request = self._composition.request(input, out=out)
+        return answers.convolve_answer(request, self._answered(request))
 
     def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
     ) -> Gradients:
         """As `Client.gradients`."""
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = self._answered(self._composition.request(input, asked))
-        return answers.gradients_answer(request, response, asked.wanted)
+        request = self._composition.request(input, asked)
+        return answers.gradients_answer(request, self._answered(request), asked.wanted)
 
     def plan(self, input_shape: Sequence[int]) -> Plan:
         """What `run` would do with an input of that shape, and its cost."""
@@ -148,9 +148,9 @@ class Layer(_Calls, StackLayer):
 class Stack(_Calls):
     """Layers one after the other, in one call; `Client.stack` makes it."""
 
-    def __call__(self, input: AnyArray) -> AnyArray:
-        """The output for an `input` (N, C, *S) or (C, *S)."""
-        return self.run(input).output
+    def __call__(self, input: AnyArray, *, out: AnyArray = None) -> AnyArray:
+        """The output for an `input` (N, C, *S) or (C, *S), written to `out` as by `convolve` where that is given."""
+        return self.run(input, out=out).output
 
     def __repr__(self) -> str:
         return f"Stack({list(self.layers)})"
@@ -160,9 +160,10 @@ class Stack(_Calls):
         """Its layers."""
         return self._composition.items
 
-    def run(self, input: AnyArray) -> answers.StackAnswer:
+    def run(self, input: AnyArray, *, out: AnyArray = None) -> answers.StackAnswer:
         """The same with its plan and report."""
-        return answers.stack_answer(*self._answered(self._composition.request(input)))
+        request = self._composition.request(input, out=out)
+        return answers.stack_answer(request, self._answered(request))
 
     def gradients(
         self, input: AnyArray, grad_output: AnyArray, *, wrt: Sequence[str] = ("input", "weight"), bias: bool = False
@@ -171,8 +172,8 @@ class Stack(_Calls):
         given that with respect to the output; one call, which computes forward and backward.
         """
         asked = Asked(_gradients.wanted(wrt, bias=bias), grad_output)
-        request, response = self._answered(self._composition.request(input, asked))
-        return answers.stack_gradients_answer(request, response, asked.wanted)
+        request = self._composition.request(input, asked)
+        return answers.stack_gradients_answer(request, self._answered(request), asked.wanted)
 
     def plan(self, input_shape: Sequence[int], dtype: str | None = None) -> StackPlan:
         """What `run` would do with an input of that shape (and that dtype, where all weights are shapes; by default

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 
+from convolver.client._chunks_async import stop_with
 from convolver.client._composition import HeldWeights
 from convolver.client._interchange import AnyArray
 from convolver.client._pipeline import Pipeline, checked_in_flight
@@ -88,6 +89,7 @@ class _Traffic:
         self._call, self._put, self._pipeline, self._frames = stream.call, stream.put, pipeline, frames
         self._outgoing: Outgoing = asyncio.Queue()
         self._writing = asyncio.create_task(_write(self._call, self._outgoing))
+        stop_with(self._call, self._writing)
         self._asking: asyncio.Task[list[AnyArray]] | None = None
         self._reading: asyncio.Task[object] | None = None
         self._are_frames_left = True

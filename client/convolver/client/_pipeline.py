@@ -13,7 +13,6 @@ from convolver.client._resending import Again, Repeats
 from convolver.client.errors import DeadlineExceeded
 from convolver.core.errors import BackendFailure, ConvolverError, UnknownLayer
 from convolver.core.values import number
-from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
     from convolver.client._answers import Item
@@ -26,7 +25,7 @@ MOST_IN_FLIGHT = 4096
 class _Frame:
     """A frame in flight: how it may be sent again, what its output is like, and whether it waited for the leader."""
 
-    repeats: Repeats
+    repeats: Repeats[bytes]
     likeness: AnyArray
     has_waited: bool = False
 
@@ -86,11 +85,11 @@ class Pipeline:
     def send(self, frame: AnyArray) -> bytes:
         """The frame's request. Raises InvalidConvolution for what shapes can decide."""
         message = self._composition.stream_request(self._taken + len(self._frames), frame, self._timeout)
-        repeats = Repeats(self._composition, message, pb.ConvolveStreamRequest, resend=self._resend)
+        repeats = Repeats(self._composition, message, self._composition.whole_of_stream, resend=self._resend)
         self._frames.append(_Frame(repeats, likeness(frame)))
         return message
 
-    def receive(self, response: bytes) -> list[Again]:
+    def receive(self, response: bytes) -> list[Again[bytes]]:
         """Takes an answer in; gives what is to be sent again, since the server did not know a layer."""
         item = stream_answer(response, self._address, self._timeout)
         place = item.number - self._taken
@@ -115,7 +114,7 @@ class Pipeline:
             raise outcome
         return like(outcome, frame.likeness)
 
-    def _repeated(self, number: int, frame: _Frame, unknown: UnknownLayer) -> list[Again]:
+    def _repeated(self, number: int, frame: _Frame, unknown: UnknownLayer) -> list[Again[bytes]]:
         """By the leader, and by who waited for it in vain: the server may have too little room for all layers."""
         self._due = None
         if self._leader not in (None, number) and not frame.has_waited:

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options = _options(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the services are ended
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(options.threads)))  # of all below
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of all below
     settings = _services.Settings(options.threads, "cuda" if torch.cuda.is_available() else "cpu")
     workloads = [WORKLOADS[name] for name in options.workload or (["tiny"] if options.quick else WORKLOADS)]
     if settings.device == "cuda" and not options.quick:

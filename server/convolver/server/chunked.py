@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convolver.core.errors import InvalidConvolution
 from convolver.core.pieces import pieces_workspace_bytes
 from convolver.core.tensors import sent, to_bytes
+from convolver.core.wire import join
 from convolver.server.chunks import CHUNK, Incoming, Messages, Outgoing, Progress, unless_stalled
 from convolver.server.engine import Replanned
 from convolver.server.incoming import IncomingTensors
@@ -20,7 +21,6 @@ from convolver.server.piecewise import Piecewise
 from convolver.server.requests import count, planned
 from convolver.server.shared_tensors import nothing_kept
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
@@ -127,8 +127,8 @@ class ConvolveChunked:
 
     async def _send(self, accepted: Accepted, views: Sequence[memoryview], made: Progress) -> None:
         """The answer but for its report, as it is made."""
-        result = plan_pb2.Result(plan=accepted.plan)
-        await self._outgoing.send(pb.ConvolveChunkedResponse(result=result).SerializeToString())
+        field = pb.ConvolveChunkedResponse.RESULT_FIELD_NUMBER
+        await self._outgoing.send(join(b"", [accepted.result], field=field, filler=None))
         for end, data in _chunks(views):
             await made.reach(end)
             await self._outgoing.send(b"", data)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from convolver.server.regions import Registry
     from convolver.server.scheduler import Scheduler
 
-    Envelope = Callable[[plan_pb2.Result], bytes]
+    Envelope = Callable[[bytes], bytes]
 
 TINY_SECONDS, TINY_BYTES = 100e-6, 1 << 20
 """What is computed on the event loop (docs/decisions/0010-tiny-sums-on-the-loop.md)."""
@@ -38,10 +38,10 @@ FEW_LAYERS = 8
 
 
 class Accepted(NamedTuple):
-    """A request that can run, and its plan as it travels."""
+    """A request that can run, and a serialised Result with its plan alone."""
 
     job: Job
-    plan: plan_pb2.Plan
+    result: bytes
     held_bytes: int
     is_tiny: bool
 
@@ -81,7 +81,7 @@ class Requests:
         self, convolution: bytes, entries: Sequence[memoryview], received: float, envelope: Envelope
     ) -> bytes:
         """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
-        and `envelope` makes the answer's header of its result. Raises what the engine raises.
+        and `envelope` makes the answer's header of its serialised Result. Raises what the engine raises.
         """
         with nothing_kept():
             return await self._answered(convolution, entries, received, envelope)
@@ -133,7 +133,7 @@ class Requests:
         outcome = self.engine.run(job, brought.held, arrays, shared.out)
         done = time.perf_counter()
         seconds = {"decode": arrived.accepted - arrived.received, "queue": queue, **outcome.seconds}
-        result = plan_pb2.Result(plan=accepted.plan, report=self.report(job.plan, seconds))
+        result = accepted.result + plan_pb2.Result(report=self.report(job.plan, seconds)).SerializeToString()
         inside = [] if shared.out else list(map(to_bytes, outcome.outputs.values()))
         answer = join(envelope(result), inside)
         self._check_answer(len(answer))
@@ -157,7 +157,8 @@ class Requests:
 
 def planned(job: Job) -> Accepted:
     """The job with all that is remembered of it."""
-    return Accepted(job, plan_codec.plan_to_proto(job.plan), job.plan.peak_bytes, _is_tiny(job))
+    result = plan_pb2.Result(plan=plan_codec.plan_to_proto(job.plan)).SerializeToString()
+    return Accepted(job, result, job.plan.peak_bytes, _is_tiny(job))
 
 
 def _is_tiny(job: Job) -> bool:

@@ -7,20 +7,19 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 import grpc
 
 from convolver.core import plan_codec
-from convolver.core.wire import split
+from convolver.core.wire import join, split
 from convolver.server import metrics
 from convolver.server.chunked import ConvolveChunked
 from convolver.server.messages import known, taken_out
 from convolver.server.stream import ConvolveStream
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +33,9 @@ DESCRIPTOR = pb.DESCRIPTOR.services_by_name["ConvolutionService"]
 
 _CONVOLUTION = 1
 """The field's number in ConvolveRequest and PlanRequest."""
+
+MOST_FILLER = 64
+"""Bytes beside convolution and data of a request that are remembered as harmless: three tensors' filler."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -62,8 +64,7 @@ class ConvolutionService:
         metrics.RECEIVED_BYTES.inc(len(request))
         header, entries = split(request)
         rest, convolution = taken_out(header, _CONVOLUTION)
-        if rest:  # filler, in requests of our own
-            known(pb.ConvolveRequest, rest)
+        _check(rest)
         answer = await self._requests.answer(convolution, entries, received, _convolve_response)
         metrics.SENT_BYTES.inc(len(answer))
         return answer
@@ -112,8 +113,20 @@ class ConvolutionService:
         return answer.SerializeToString()
 
 
-def _convolve_response(result: plan_pb2.Result) -> bytes:
-    return pb.ConvolveResponse(result=result).SerializeToString()
+def _check(rest: bytes) -> None:
+    """Refuses what stands beside the convolution and the data, but for filler."""
+    (_check_short if len(rest) <= MOST_FILLER else _check_anew)(rest)
+
+
+def _check_anew(rest: bytes) -> None:
+    known(pb.ConvolveRequest, rest)
+
+
+_check_short = lru_cache(256)(_check_anew)  # requests of our own have the same again and again
+
+
+def _convolve_response(result: bytes) -> bytes:
+    return join(b"", [result], field=pb.ConvolveResponse.RESULT_FIELD_NUMBER, filler=None)
 
 
 @cache

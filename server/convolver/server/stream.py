@@ -14,12 +14,11 @@ from google.rpc import code_pb2, status_pb2
 
 from convolver.core.errors import InvalidConvolution
 from convolver.core.status import to_status
-from convolver.core.wire import split
+from convolver.core.wire import join, split
 from convolver.server import metrics
 from convolver.server._errors_interceptor import as_error
 from convolver.server.messages import read, refuse_unknown, taken_out
 from convolver.v1 import convolution_service_pb2 as pb
-from convolver.v1 import plan_pb2
 from convolver.v1 import status_pb2 as own_status_pb2
 
 if TYPE_CHECKING:
@@ -134,8 +133,9 @@ def _seconds(request: pb.ConvolveStreamRequest) -> float | None:
     return None if math.isinf(seconds) or seconds > _LONGEST_TIMEOUT else seconds
 
 
-def _succeeded(number: int, result: plan_pb2.Result) -> bytes:
-    return pb.ConvolveStreamResponse(id=number, result=result).SerializeToString()
+def _succeeded(number: int, result: bytes) -> bytes:
+    header = pb.ConvolveStreamResponse(id=number).SerializeToString()
+    return join(header, [result], field=pb.ConvolveStreamResponse.RESULT_FIELD_NUMBER, filler=None)
 
 
 def _failed(number: int, status: status_pb2.Status) -> bytes:

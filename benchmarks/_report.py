@@ -27,7 +27,7 @@ def write_run(
     out: Path | None,
 ) -> None:
     """Print the tables; write service.json, service.md and service.svg into `out`, if it is given."""
-    tables = [_asked(figures), *_tables(rows), _errors(rows), _compared(comparisons)]
+    tables = [_asked(figures), *_tables(rows), _missing(payload["missing"]), _errors(rows), _compared(comparisons)]
     shown = [table for table in tables if table.rows]
     if out is None:
         show(shown)
@@ -51,8 +51,18 @@ def over_local(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def _asked(figures: Sequence[Figure]) -> Table:
-    rows = [[one.name, one.asked, _measured(one), "yes" if one.reached else "no"] for one in figures]
+    rows = [[one.name, one.asked, _measured(one), _reached(one)] for one in figures]
     return Table("Asked and measured", ("figure", "asked", "measured", "reached"), rows)
+
+
+def _missing(missing: dict[str, str]) -> Table:
+    return Table("Not measured", ("what", "why"), [list(each) for each in missing.items()])
+
+
+def _reached(figure: Figure) -> str:
+    if figure.measured is None:
+        return "-"
+    return "yes" if figure.reached else "no"
 
 
 def _measured(figure: Figure) -> str:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from convolver.client.bench import Weights, Workload
 
 SERVICES = ("local", "naive", "echo", "convolver", "shared-memory", "pytriton")
+LONGEST_SECONDS = 30
+"""Of a round with one call for each caller."""
+
 QUICK = ("local", "naive", "echo", "convolver", "shared-memory")
 
 
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found, missing = _services.services(stack, settings, folder, options.service or _default(options))
         for name, reason in missing.items():
             print(f"{name} is not measured: {reason}", flush=True)
-        rows = [row for one in workloads for row in _measured(found, one, options)]
+        rows = [row for one in workloads for row in _measured(found, one, options, missing)]
     figures = _figures.ratios(by_key(rows), settings.device)
     if not options.quick:
         figures.append(_figures.growth(settings))
@@ -112,13 +115,20 @@ def _default(options: argparse.Namespace) -> tuple[str, ...]:
     return QUICK if options.quick else SERVICES
 
 
-def _measured(services: Sequence[Service], workload: Workload, options: argparse.Namespace) -> Iterator[Row]:
-    """A row for each candidate and number of callers."""
+def _measured(
+    services: Sequence[Service], workload: Workload, options: argparse.Namespace, missing: dict[str, str]
+) -> Iterator[Row]:
+    """A row for each candidate and number of callers, but for those that would take too long, which are told."""
     candidates = [Candidate(service, way, []) for service in services for way in service.weights]
     check_samples(candidates, workload)
     for callers, asked in callers_for(workload, options.callers).items():
         print(f"{workload.name}, {callers} callers", file=sys.stderr, flush=True)
         fitting = [one for one in candidates if callers <= one.service.most_callers]
+        slow = [one for one in fitting if callers > one.rate * LONGEST_SECONDS and one.rate]
+        for one in slow:
+            text = f"a call of each would take {callers / one.rate:.0f} s, and at most {LONGEST_SECONDS} are waited"
+            missing[f"{one.service.name}, {workload.name}, {callers} callers"] = text
+        fitting = [one for one in fitting if one not in slow]
         _take_turns(fitting, workload, callers, options)
         yield from (Row(one.service.name, one.weights, _cell(one, workload, asked, callers)) for one in fitting)
 

@@ -94,7 +94,8 @@ class ConvolutionServiceServicer(object):
     def ConvolveChunked(self, request_iterator, context):
         """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
         Either side may send before it has read all, so read while you write. A status other than OK voids what came. The codes are those of
-        Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT.
+        Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT. DEADLINE_EXCEEDED also answers a caller who for
+        the server's idle timeout (30 s by default) neither sends a byte that is due nor takes one that is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

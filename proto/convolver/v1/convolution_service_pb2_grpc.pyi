@@ -53,7 +53,8 @@ class ConvolutionServiceStub:
     ConvolveChunked: _grpc.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveChunkedRequest, _convolution_service_pb2.ConvolveChunkedResponse]
     """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
     Either side may send before it has read all, so read while you write. A status other than OK voids what came. The codes are those of
-    Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT.
+    Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT. DEADLINE_EXCEEDED also answers a caller who for
+    the server's idle timeout (30 s by default) neither sends a byte that is due nor takes one that is there.
     """
     Plan: _grpc.UnaryUnaryMultiCallable[_convolution_service_pb2.PlanRequest, _convolution_service_pb2.PlanResponse]
     """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
@@ -87,7 +88,8 @@ class ConvolutionServiceAsyncStub(ConvolutionServiceStub):
     ConvolveChunked: _aio.StreamStreamMultiCallable[_convolution_service_pb2.ConvolveChunkedRequest, _convolution_service_pb2.ConvolveChunkedResponse]  # type: ignore[assignment]
     """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
     Either side may send before it has read all, so read while you write. A status other than OK voids what came. The codes are those of
-    Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT.
+    Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT. DEADLINE_EXCEEDED also answers a caller who for
+    the server's idle timeout (30 s by default) neither sends a byte that is due nor takes one that is there.
     """
     Plan: _aio.UnaryUnaryMultiCallable[_convolution_service_pb2.PlanRequest, _convolution_service_pb2.PlanResponse]  # type: ignore[assignment]
     """What Convolve would do and cost, from shapes alone: sources are ignored and no data is sent. The codes are those of Convolve that can be known
@@ -136,7 +138,8 @@ class ConvolutionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_convolution_service_pb2.ConvolveChunkedResponse], _abc.AsyncIterator[_convolution_service_pb2.ConvolveChunkedResponse]]:
         """One request of any size. The first message holds the header, each message up to 2 MiB of data; where the borders are means nothing.
         Either side may send before it has read all, so read while you write. A status other than OK voids what came. The codes are those of
-        Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT.
+        Convolve; data after the last byte, too little data, or a second header: INVALID_ARGUMENT. DEADLINE_EXCEEDED also answers a caller who for
+        the server's idle timeout (30 s by default) neither sends a byte that is due nor takes one that is there.
         """
 
     @_abc_1.abstractmethod

@@ -104,9 +104,9 @@ def test_torch_tensors_come_back_as_torch_tensors(client: Client) -> None:
 
 @colours
 def test_large_frames_beyond_the_window_do_not_lock(alone: RunningServer, mapped: Mapped) -> None:
-    frames = [np.full((1, 1, 1000, 1000), number, np.float32) for number in range(12)]  # of 4 MB, as their outputs
-    outputs = mapped(alone.address, frames, np.ones((1, 1, 1, 1), np.float32), in_flight=6 * WINDOW)
-    assert [output[0, 0, 0, 0] for output in outputs] == list(range(12))
+    frames = [np.full((1, 1, 500, 500), number, np.float32) for number in range(48)]  # of 1 MB, as their outputs
+    outputs = mapped(alone.address, frames, np.ones((1, 1, 1, 1), np.float32), in_flight=24 * WINDOW)
+    assert [output[0, 0, 0, 0] for output in outputs] == list(range(48))
 
 
 class Counted:
@@ -159,11 +159,11 @@ def test_a_slow_server_is_waited_for(alone: RunningServer, mapped: Mapped) -> No
 
 
 def test_a_slow_caller_is_waited_for(client: Client, alone: RunningServer) -> None:
-    large = np.ones((1, 1, 1000, 1000), np.float32)
-    outputs = client.layer(np.ones((1, 1, 1, 1), np.float32)).map([large] * 12, in_flight=8)
+    large = np.ones((1, 1, 500, 500), np.float32)
+    outputs = client.layer(np.ones((1, 1, 1, 1), np.float32)).map([large] * 48, in_flight=32)
     first = next(outputs)
     until(lambda: metric(alone, "convolver_in_flight") == 0, "the server to have no more room")
-    np.testing.assert_array_equal([first, *outputs], [large] * 12)
+    np.testing.assert_array_equal([first, *outputs], [large] * 48)
 
 
 def overflowing(count: int, wrong: int) -> Iterator[NDArray[Any]]:

@@ -25,6 +25,13 @@ def pipeline_of(*items: Conv | Pool | HeldWeights, resend: bool = True) -> Pipel
     return Pipeline(Composition(items, {}), "here", 60.0, in_flight=4, resend=resend)
 
 
+def sent(pipeline: Pipeline, frame: Any) -> bytes:  # noqa: ANN401 - an array of any library
+    """The frame's message."""
+    message = pipeline.send(frame)
+    assert isinstance(message, bytes)
+    return message
+
+
 def unknown(number: int, digest: str = HELD.digest) -> bytes:
     status = to_status(UnknownLayer("no such layer", digest)).SerializeToString()
     message = pb.ConvolveStreamResponse(id=number, status=status_pb2.Status.FromString(status))
@@ -42,7 +49,7 @@ def kinds(message: bytes) -> list[str | None]:
 
 def test_what_is_whole_and_still_unknown_is_an_error() -> None:
     pipeline = pipeline_of(HELD)
-    assert kinds(pipeline.send(IMAGE)) == ["digest"]
+    assert kinds(sent(pipeline, IMAGE)) == ["digest"]
     [(put, message)] = pipeline.receive(unknown(0))
     assert (put, kinds(message)) == (None, ["definition"])
     assert parted(message)[0].convolution.layers[0].keep
@@ -86,22 +93,22 @@ def test_one_brings_the_layer_and_the_others_wait_for_it() -> None:
     pipeline.send(IMAGE)
     assert not pipeline.has_room
     pipeline.receive(answer_of(0))
-    sent = {number: pipeline.send(number * IMAGE) for number in (1, 2, 3)}
+    messages = {number: sent(pipeline, number * IMAGE) for number in (1, 2, 3)}
     [(_, whole)] = pipeline.receive(unknown(2))
     assert kinds(whole) == ["definition"]
     assert not pipeline.has_room
     assert pipeline.receive(unknown(1)) == []
     assert pipeline.receive(unknown(3)) == []
-    assert pipeline.receive(answer_of(2)) == [Again(None, sent[1]), Again(None, sent[3])]
+    assert pipeline.receive(answer_of(2)) == [Again(None, messages[1]), Again(None, messages[3])]
     for number in (1, 3):  # forgotten again at once: each brings it itself
         [(_, whole)] = pipeline.receive(unknown(number))
         assert kinds(whole) == ["definition"]
 
 
 def test_a_large_layer_goes_ahead_and_is_sent_whole_only_where_it_got_lost() -> None:
-    large = HeldWeights(np.zeros((LARGEST_WHOLE, 1, 1), np.int8), None, {})
+    large = HeldWeights(np.zeros((LARGEST_WHOLE >> 10, 1 << 10, 1), np.int8), None, {})
     pipeline = pipeline_of(large)
-    message = pipeline.send(np.ones((1, 1, 1), np.int8))
+    message = sent(pipeline, np.ones((1, 1 << 10, 1), np.int8))
     assert pipeline.receive(unknown(0, large.digest)) == [Again(large, message)]
     [(put, whole)] = pipeline.receive(unknown(0, large.digest))
     assert (put, kinds(whole)) == (None, ["definition"])

@@ -124,12 +124,11 @@ class Composition:
         known, data = self._sent(input, asked)
         return Request(known, data, input, destination(out, known.answer[0], data))
 
-    def stream_request(self, number: int, input: AnyArray, timeout: float | None) -> bytes:
-        """A ConvolveStream request with that id, for an answer within `timeout` seconds. Raises as `request`."""
-        known, data = self._sent(input, None)
+    def stream_request(self, number: int, request: Request, timeout: float | None) -> bytes:
+        """The same as one of ConvolveStream with that id, for an answer within `timeout` seconds."""
         seconds = None if timeout is None else max(1e-9, timeout)  # none at all is what no request may have
         message = pb.ConvolveStreamRequest(id=number, timeout_seconds=seconds).SerializeToString()
-        return join(message + enveloped(known.convolution, _STREAM_FIELD), data)
+        return join(message + enveloped(request.convolution, _STREAM_FIELD), request.data)
 
     def whole(self, request: Request) -> Request:
         """A request of these layers again, with the weights of all of them, which the server shall keep."""

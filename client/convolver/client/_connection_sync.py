@@ -59,6 +59,8 @@ class BlockingConnection(ClientBase):
         """
         with self._lock:
             self._closed = True
+            if self._process == os.getpid():
+                self._shared_memory.close()
             for channel in self._channels.all if self._channels else ():
                 channel.close()
             self._channels = None

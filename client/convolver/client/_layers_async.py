@@ -66,13 +66,21 @@ class _Calls:
 
         The first error ends it, at the place of its frame. A server that goes away ends it too: it is not resumed.
 
-        A frame may be overwritten once the next one is asked for.
+        A frame may be overwritten once the next one is asked for. One that is too large for a message of the stream, or
+        whose output is, goes as `run` sends it, and is waited for before the next one is asked for.
 
         The frames are iterated over with or without `async`; the next frame and the next answer are waited for at once,
         so that a frame may depend on an output. Who leaves the loop early closes the generator (contextlib.aclosing),
         which cancels what is in flight.
         """
-        return mapped(self._wire.open_stream, self._composition, frames, in_flight=in_flight, resend=self._resend)
+        return mapped(
+            self._wire.open_stream,
+            self._answered,
+            self._composition,
+            frames,
+            in_flight=in_flight,
+            resend=self._resend,
+        )
 
     async def _answered(self, request: Request) -> Reply:
         """The answer to it."""

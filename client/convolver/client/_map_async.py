@@ -13,14 +13,16 @@ from convolver.client._chunks_async import stop_with
 from convolver.client._composition import HeldWeights
 from convolver.client._interchange import AnyArray
 from convolver.client._pipeline import Pipeline, checked_in_flight
-from convolver.core.errors import BackendFailure
+from convolver.core.errors import BackendFailure, ConvolverError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
     from convolver.client._composition import Composition
+    from convolver.client._requests import Reply, Request
 
+    Answered = Callable[[Request], Awaitable[Reply]]
     Call = grpc.aio.StreamStreamCall[bytes, bytes]
     Outgoing = asyncio.Queue[bytes | None]
 
@@ -46,16 +48,22 @@ OpenStream = Callable[["Composition"], "AbstractAsyncContextManager[Stream]"]
 
 
 def mapped(
-    open_stream: OpenStream, composition: Composition, frames: Frames, *, in_flight: int, resend: bool
+    open_stream: OpenStream,
+    answered: Answered,
+    composition: Composition,
+    frames: Frames,
+    *,
+    in_flight: int,
+    resend: bool,
 ) -> AsyncGenerator[AnyArray]:
-    """The outputs, in the order of frames."""
+    """The outputs, in the order of frames. `answered` is for those that are too large for the stream."""
     room = checked_in_flight(in_flight)
 
     async def outputs() -> AsyncGenerator[AnyArray]:
         async with open_stream(composition) as stream:
             pipeline = Pipeline(composition, stream.address, stream.timeout, in_flight=room, resend=resend)
             async with aclosing(_asynchronous(frames)) as source:
-                traffic = _Traffic(stream, pipeline, source)
+                traffic = _Traffic(stream, pipeline, source, answered)
                 try:
                     while traffic.is_more:
                         if pipeline.is_ready:
@@ -85,8 +93,9 @@ class _Traffic:
     frame is waited for while an answer is, so that it may depend on an output.
     """
 
-    def __init__(self, stream: Stream, pipeline: Pipeline, frames: AsyncIterator[AnyArray]) -> None:
+    def __init__(self, stream: Stream, pipeline: Pipeline, frames: AsyncIterator[AnyArray], answered: Answered) -> None:
         self._call, self._put, self._pipeline, self._frames = stream.call, stream.put, pipeline, frames
+        self._answered = answered
         self._outgoing: Outgoing = asyncio.Queue()
         self._writing = asyncio.create_task(_write(self._call, self._outgoing))
         stop_with(self._call, self._writing)
@@ -112,7 +121,7 @@ class _Traffic:
         if self._reading in done:
             await self._receive()
         if self._asking in done:
-            self._send()
+            await self._send()
 
     async def end(self) -> None:
         """Says that there is no more, and waits for the stream's end. How it ends matters to no frame."""
@@ -130,15 +139,29 @@ class _Traffic:
     def _waited_for(self) -> list[asyncio.Task[Any]]:
         return [task for task in (self._asking, self._reading) if task is not None]
 
-    def _send(self) -> None:
+    async def _send(self) -> None:
+        """Puts a request behind the others; waits for the answer to one that is too large for that, whose frame may be
+        overwritten afterwards.
+        """
         asking, self._asking = cast("asyncio.Task[list[AnyArray]]", self._asking), None
         try:
-            found = asking.result()
-            for frame in found:
-                self._outgoing.put_nowait(self._pipeline.send(frame))
-            self._are_frames_left = bool(found)
+            requests = list(map(self._pipeline.send, asking.result()))
         except Exception as failure:  # noqa: BLE001 - whatever the caller's iterable raises
             self._pipeline.failure, self._are_frames_left = failure, False
+            return
+        self._are_frames_left = bool(requests)
+        for request in requests:
+            if isinstance(request, bytes):
+                self._outgoing.put_nowait(request)
+            else:
+                await self._answer(request)
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            [output] = (await self._answered(request)).tensors
+            self._pipeline.take_in(output)
+        except ConvolverError as failure:
+            self._pipeline.take_in(failure)
 
     async def _receive(self) -> None:
         reading, self._reading = cast("asyncio.Task[object]", self._reading), None

@@ -12,7 +12,7 @@ import grpc
 
 from convolver.client._composition import HeldWeights
 from convolver.client._pipeline import Pipeline, checked_in_flight
-from convolver.core.errors import BackendFailure
+from convolver.core.errors import BackendFailure, ConvolverError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from convolver.client._composition import Composition
     from convolver.client._interchange import AnyArray
+    from convolver.client._requests import Reply, Request
 
     Answer = bytes | grpc.RpcError | None
 
@@ -43,9 +44,17 @@ OpenStream = Callable[[Iterator[bytes], "Composition"], "AbstractContextManager[
 
 
 def mapped(
-    open_stream: OpenStream, composition: Composition, frames: Iterable[AnyArray], *, in_flight: int, resend: bool
+    open_stream: OpenStream,
+    answered: Callable[[Request], Reply],
+    composition: Composition,
+    frames: Iterable[AnyArray],
+    *,
+    in_flight: int,
+    resend: bool,
 ) -> Generator[AnyArray]:
-    """The outputs, in the order of frames, which are asked for in the caller's thread."""
+    """The outputs, in the order of frames, which are asked for in the caller's thread. `answered` is for those that are
+    too large for the stream.
+    """
     room = checked_in_flight(in_flight)
 
     def outputs() -> Generator[AnyArray]:
@@ -53,7 +62,7 @@ def mapped(
         try:
             with open_stream(iter(outgoing.get, None), composition) as stream:
                 pipeline = Pipeline(composition, stream.address, stream.timeout, in_flight=room, resend=resend)
-                traffic = _Traffic(stream, outgoing)
+                traffic = _Traffic(stream, outgoing, answered)
                 yield from _outputs(pipeline, traffic, iter(frames))
                 traffic.end()
         finally:
@@ -69,14 +78,25 @@ class _Traffic:
     there is one.
     """
 
-    def __init__(self, stream: Stream, outgoing: SimpleQueue[bytes | None]) -> None:
-        self._put, self._outgoing = stream.put, outgoing
+    def __init__(
+        self, stream: Stream, outgoing: SimpleQueue[bytes | None], answered: Callable[[Request], Reply]
+    ) -> None:
+        self._put, self._outgoing, self._answered = stream.put, outgoing, answered
         self._incoming = SimpleQueue["Answer"]()
         Thread(target=_read, args=(stream.answers, self._incoming), daemon=True).start()
 
-    def send(self, message: bytes) -> None:
-        """Puts a request behind the others."""
-        self._outgoing.put(message)
+    def send(self, request: bytes | Request, pipeline: Pipeline) -> None:
+        """Puts a request behind the others; waits for the answer to one that is too large for that, whose frame may be
+        overwritten afterwards.
+        """
+        if isinstance(request, bytes):
+            self._outgoing.put(request)
+            return
+        try:
+            [output] = self._answered(request).tensors
+            pipeline.take_in(output)
+        except ConvolverError as failure:
+            pipeline.take_in(failure)
 
     def receive_all(self, pipeline: Pipeline) -> None:
         """Hands over the answers that have come."""
@@ -126,11 +146,13 @@ def _outputs(pipeline: Pipeline, traffic: _Traffic, frames: Iterator[AnyArray]) 
             yield pipeline.take()
         elif is_more and pipeline.has_room:
             try:
-                traffic.send(pipeline.send(next(frames)))
+                request = pipeline.send(next(frames))
             except StopIteration:
                 is_more = False
             except Exception as failure:  # noqa: BLE001 - whatever the caller's iterable raises
                 pipeline.failure, is_more = failure, False
+            else:
+                traffic.send(request, pipeline)
         elif pipeline.is_empty:
             return
         else:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolver.client._answers import stream_answer
+from convolver.client._answers import Item, stream_answer
 from convolver.client._interchange import AnyArray, like, likeness
 from convolver.client._resending import Again, Repeats
 from convolver.client.errors import DeadlineExceeded
@@ -15,8 +15,9 @@ from convolver.core.errors import BackendFailure, ConvolverError, UnknownLayer
 from convolver.core.values import number
 
 if TYPE_CHECKING:
-    from convolver.client._answers import Item
     from convolver.client._composition import Composition
+    from convolver.client._requests import Request
+    from convolver.core.tensors import Array
 
 MOST_IN_FLIGHT = 4096
 
@@ -70,6 +71,11 @@ class Pipeline:
         return self._taken in self._answers
 
     @property
+    def _next(self) -> int:
+        """The number of the next frame."""
+        return self._taken + len(self._frames)
+
+    @property
     def patience(self) -> float | None:
         """Seconds that an answer may be waited for now: the oldest frame has the timeout from when it is waited for."""
         if self._timeout is None:
@@ -82,12 +88,23 @@ class Pipeline:
         """What is raised when patience has come to its end: the server is silent, or it would have said so itself."""
         return DeadlineExceeded(f"{self._address}: no answer within the timeout of {self._timeout} s (nor an error)")
 
-    def send(self, frame: AnyArray) -> bytes:
-        """The frame's request. Raises InvalidConvolution for what shapes can decide."""
-        message = self._composition.stream_request(self._taken + len(self._frames), frame, self._timeout)
-        repeats = Repeats(self._composition, message, self._composition.whole_of_stream, resend=self._resend)
+    def send(self, frame: AnyArray) -> bytes | Request:
+        """The frame's request: a message of the stream; or one that is too large for that, which goes another way, and
+        `take_in` is to be told at once what came of it. Raises InvalidConvolution for what shapes can decide.
+        """
+        request, message = self._composition.request(frame), b""
+        if request.is_small:
+            message = self._composition.stream_request(self._next, request, self._timeout)
+        resend = self._resend and request.is_small
+        repeats = Repeats(self._composition, message, self._composition.whole_of_stream, resend=resend)
         self._frames.append(_Frame(repeats, likeness(frame)))
-        return message
+        return message or request
+
+    def take_in(self, outcome: Array | ConvolverError) -> None:
+        """What came of the frame that was sent last."""
+        self._answers[self._next - 1] = Item(self._next - 1, outcome)
+        if self._leader == self._next - 1:
+            self._leader = None
 
     def receive(self, response: bytes) -> list[Again[bytes]]:
         """Takes an answer in; gives what is to be sent again, since the server did not know a layer."""

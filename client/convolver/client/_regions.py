@@ -80,7 +80,7 @@ class Pool:
     """The memory of one client, of one process. `forget` is told of what goes back to the system."""
 
     def __init__(self, forget: Callable[[Memory], None]) -> None:
-        self._forget = forget
+        self._forget, self._kept, self._process = forget, KEPT, os.getpid()
         self._lent: dict[int, weakref.ref[Lent]] = {}
         self._free: list[Memory] = []  # the longest unused first
         self._returned = deque[Memory]()
@@ -124,22 +124,33 @@ class Pool:
                 self._forget(memory)
         return bool(free)
 
+    def close(self) -> None:
+        """From now on nothing is kept that nobody uses."""
+        self._kept = 0
+        self.trim()
+
     def _lend(self, end: int) -> Lent | None:
         size = _rounded(end)
+        if self._process != os.getpid():  # what is free here is free in the parent of a fork too
+            return None
         with self._lock:
             self._take_back()
-            memory = self._again(size)
-            if memory is None:
-                try:
-                    memory = Memory(size) if len(self._lent) < MOST else None
-                except OSError:  # no descriptors, no memory, or a system without memfds
-                    memory = None
+            memory = self._again(size) or self._fresh(size)
             if memory is None:
                 return None
             lent = Lent(memory)
             self._lent[memory.address] = weakref.ref(lent)
         weakref.finalize(lent, self._return, memory).atexit = False
         return lent
+
+    def _fresh(self, size: int) -> Memory | None:
+        """In the place of what is free and does not fit, where there is no room beside it."""
+        if self._free and len(self._lent) + len(self._free) == MOST:
+            self._forget(self._free.pop(0))
+        try:
+            return Memory(size) if len(self._lent) + len(self._free) < MOST else None
+        except (AttributeError, OSError):  # a system without memfds; no descriptors, or no memory
+            return None
 
     def _again(self, size: int) -> Memory | None:
         """The smallest that is free and large enough, but not more than twice as large; of these the last used."""
@@ -167,7 +178,7 @@ class Pool:
                 self._forget(memory)
             else:
                 self._free.append(memory)
-        while sum(memory.bytes for memory in self._free) > KEPT:
+        while sum(memory.bytes for memory in self._free) > self._kept:
             self._forget(self._free.pop(0))
 
 

@@ -41,7 +41,8 @@ HOLD_SECONDS = 2.0
 """The longest wait for an answer to an offer, which takes less than a millisecond."""
 
 PAUSE, LONG_PAUSE = 1.0, 10.0
-"""Seconds until an offer is made again, where there was no room, and where one was not answered."""
+"""Seconds until an offer is made again, where there was no room, and where one was refused for another reason or not
+answered."""
 
 TRIES = 2
 """How often a request is sent whose regions the server does not know, as after its restart."""
@@ -190,13 +191,15 @@ class Prospects:
         )
 
     def refused(self, error: ConvolverError) -> None:
-        """An offer was refused: for now, for its size, or because the server cannot reach this process's memory."""
+        """An offer was refused: for now, for its size, or since the server cannot reach this process's memory, or holds
+        it still for a stream that has just ended.
+        """
         if isinstance(error, Overloaded):
             self._later = time.monotonic() + PAUSE
         elif isinstance(error, LimitExceeded):
             self._largest = min(self._largest, error.limit)
         else:
-            self._is_hopeless = True
+            self._later = time.monotonic() + LONG_PAUSE
 
     def ended(self, code: grpc.StatusCode | None) -> None:
         """The stream has ended."""

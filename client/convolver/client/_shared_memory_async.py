@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -36,6 +38,7 @@ class AsyncSharedMemory:
         self._prospects = Prospects()
         self._lock = asyncio.Lock()
         self._stream: _Stream | None = None
+        self._forgotten: weakref.finalize[..., AsyncSharedMemory] | None = None
 
     async def exchanged(
         self,
@@ -65,31 +68,44 @@ class AsyncSharedMemory:
         return None
 
     def close(self) -> None:
-        """Ends the lease."""
+        """Ends the lease, and lets go of memory as soon as nobody uses it."""
         if self._stream is not None:
             self._stream.cancel()
+        self.pool.close()
 
     async def _held(self, channel: grpc.aio.Channel, memories: Sequence[Memory], seconds: float | None) -> Lease | None:
         """The lease of all of these; None where there is none."""
         async with self._lock:
             if not self._prospects.are_good(memories):
                 return None
-            if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
-                self._stream = _Stream(channel, self._prospects)
+            stream = self._opened(channel)
             patience = HOLD_SECONDS if seconds is None else min(HOLD_SECONDS, seconds)
             try:
                 async with asyncio.timeout(patience):
-                    await self._stream.hold(memories)
+                    await stream.hold(memories)
             except ConvolverError as refusal:
                 if not (isinstance(refusal, Overloaded) and self.pool.trim()):
                     self._prospects.refused(refusal)
                 return None
             except TimeoutError:
-                self._stream.cancel()
+                stream.cancel()
                 if patience == HOLD_SECONDS:  # else it is the call that was in a hurry
                     self._prospects.unanswered()
                 return None
-            return None if self._stream.lease.has_ended else self._stream.lease
+            except BaseException:  # the task is cancelled: nobody knows any more what the server holds
+                stream.cancel()
+                raise
+            return None if stream.lease.has_ended else stream.lease
+
+    def _opened(self, channel: grpc.aio.Channel) -> _Stream:
+        """The stream; another one where there is none, or it has ended."""
+        if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
+            if self._forgotten is not None:
+                self._forgotten.detach()
+            self._stream = _Stream(channel, self._prospects)
+            self._forgotten = weakref.finalize(self, self._stream.cancel_soon)  # where nobody closes the client
+            self._forgotten.atexit = False
+        return self._stream
 
     def _end(self, lease: Lease) -> None:
         if self._stream is not None and self._stream.lease is lease:
@@ -123,13 +139,20 @@ class _Stream:
         """Lets go of it, without a wait."""
         step = self.lease.release(memory)
         if step is not None:
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._outgoing.put_nowait, step)
+            self._soon(partial(self._outgoing.put_nowait, step))
 
     def cancel(self) -> None:
         """Ends the call."""
         self.lease.has_ended = True
         self._call.cancel()
+
+    def cancel_soon(self) -> None:
+        """The same from any thread."""
+        self._soon(self.cancel)
+
+    def _soon(self, action: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(action)
 
     async def _hold(self, memory: Memory) -> bool:
         tag, offer = self.lease.offer(memory)

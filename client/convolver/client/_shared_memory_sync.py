@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 import time
+import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
     Answers = SimpleQueue[hold_pb.HoldResponse | None]
 
+FAREWELL = 1.0
+"""Seconds that a stream may take to end with the process."""
+
 
 class SharedMemory:
     """What one client, in one process, shares with its server."""
@@ -39,6 +45,7 @@ class SharedMemory:
         self._prospects = Prospects()
         self._lock = threading.Lock()
         self._stream: _Stream | None = None
+        self._forgotten: weakref.finalize[..., SharedMemory] | None = None
 
     def exchanged(
         self, channel: grpc.Channel, request: Request, seconds: float | None, send: Callable[[bytes], bytes]
@@ -63,26 +70,44 @@ class SharedMemory:
                 raise
         return None
 
+    def close(self) -> None:
+        """Ends the lease, and lets go of memory as soon as nobody uses it."""
+        if self._stream is not None:
+            self._stream.cancel()
+        self.pool.close()
+
     def _held(self, channel: grpc.Channel, memories: Sequence[Memory], seconds: float | None) -> Lease | None:
         """The lease of all of these; None where there is none."""
         with self._lock:
             if not self._prospects.are_good(memories):
                 return None
-            if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
-                self._stream = _Stream(channel, self._prospects)
+            stream = self._opened(channel)
             patience = HOLD_SECONDS if seconds is None else min(HOLD_SECONDS, seconds)
             try:
-                self._stream.hold(memories, patience)
+                stream.hold(memories, patience)
             except ConvolverError as refusal:
                 if not (isinstance(refusal, Overloaded) and self.pool.trim()):
                     self._prospects.refused(refusal)
                 return None
             except TimeoutError:
-                self._stream.cancel()
+                stream.cancel()
                 if patience == HOLD_SECONDS:  # else it is the call that was in a hurry
                     self._prospects.unanswered()
                 return None
-            return None if self._stream.lease.has_ended else self._stream.lease
+            except BaseException:  # an interruption: nobody knows any more what the server holds
+                stream.cancel()
+                raise
+            return None if stream.lease.has_ended else stream.lease
+
+    def _opened(self, channel: grpc.Channel) -> _Stream:
+        """The stream; another one where there is none, or it has ended."""
+        if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
+            if self._forgotten is not None:
+                self._forgotten.detach()
+            self._stream = _Stream(channel, self._prospects)
+            self._forgotten = weakref.finalize(self, self._stream.cancel)  # where nobody closes the client
+            self._forgotten.atexit = False
+        return self._stream
 
     def _end(self, lease: Lease) -> None:
         with self._lock:
@@ -100,11 +125,14 @@ class _Stream:
 
     def __init__(self, channel: grpc.Channel, prospects: Prospects) -> None:
         self.channel, self.lease, self._prospects = channel, Lease(), prospects
+        self._process = os.getpid()
         self._outgoing = SimpleQueue[bytes | None]()
         self._waiting: dict[int, Answers] = {}
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HOLD)
         self._call: Any = call(iter(self._outgoing.get, None))
-        threading.Thread(target=self._read, name="shared memory", daemon=True).start()
+        self._reading = threading.Thread(target=self._read, name="shared memory", daemon=True)
+        self._reading.start()
+        _OPEN.add(self)
 
     def hold(self, memories: Sequence[Memory], seconds: float) -> None:
         """Has them held. Raises TimeoutError, and ConvolverError for a refusal; returns early where the call ends."""
@@ -120,9 +148,15 @@ class _Stream:
             self._outgoing.put(step)
 
     def cancel(self) -> None:
-        """Ends the call."""
+        """Ends the call, but not from a forked process: it is the parent's."""
         self.lease.has_ended = True
-        self._call.cancel()
+        if self._process == os.getpid():
+            self._call.cancel()
+
+    def end(self) -> None:
+        """The same, and waits for its thread."""
+        self.cancel()
+        self._reading.join(FAREWELL)
 
     def _hold(self, memory: Memory, end: float) -> bool:
         tag, offer = self.lease.offer(memory)
@@ -161,3 +195,18 @@ class _Stream:
             self._outgoing.put(None)
             for answers in [*self._waiting.values()]:
                 answers.put(None)
+
+
+_OPEN: weakref.WeakSet[_Stream] = weakref.WeakSet()
+"""The streams of this process."""
+
+os.register_at_fork(after_in_child=_OPEN.clear)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Where clients are not closed: a thread that the interpreter stops in the midst of gRPC may hold a lock for which
+    gRPC waits when the call is cleared away.
+    """
+    for stream in [*_OPEN]:
+        stream.end()

@@ -45,6 +45,23 @@ def rows(values: Any, dtype: str = "float32") -> Array:  # noqa: ANN401 - a list
 
 
 @each_backend
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [
+        ((1, 24, 5, 1), (4, 4, 1, 2), (1, 3)),
+        ((3, 17, 5, 1), (1, 4, 1, 8), (1, 2)),
+        ((3, 6, 5, 1), (4, 4, 1, 1), (1, 3)),
+    ],
+)
+def test_one_channel_that_is_the_last_is_not_taken_for_the_first(
+    name: str, shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, int]
+) -> None:
+    op = operation(shape, kernel, stride=stride, layout="channels_last")
+    x, w, _ = arrays(op, 0, small_integers)
+    np.testing.assert_array_equal(run(op, x, w, None, name), oracle.convolution(op, x, w, None))
+
+
+@each_backend
 @each_float
 @settings(max_examples=120)
 @given(data=st.data(), seed=seeds)

@@ -222,6 +222,20 @@ def test_parts_are_asked_for_on_the_back_end_of_the_whole_by_direct_sums() -> No
     assert asked == [Execution(backend="reference", algorithm="direct", precision="medium")]
 
 
+@each_backend
+def test_an_input_without_rows_is_cut_like_any_other(name: str) -> None:
+    """Its output is padding alone, whose gaps nothing dilates."""
+    op = operation((1, 0, 4, 2), (3, 3, 2, 3), padding=[(5, 4), (1, 1)], input_dilation=2, padding_value=2.5,
+                   padding_mode="constant", **LAST)  # fmt: skip
+    plan, chosen = plan_of(name, op), backend(name)
+    with small_pieces():
+        made = cut(name, plan)
+    assert len(made) == 7
+    x, w, bias = operands = arrays(op, 0, small_integers)
+    expected = chosen.run(plan, chosen.prepare(plan, w, bias), x).output
+    np.testing.assert_array_equal(joined(chosen, plan, made, operands), expected)
+
+
 def test_pieces_are_some_mebibytes() -> None:
     op = operation((1, 1, 4096, 4096), (1, 1, 3, 3), padding="same")
     made = cut("reference", plan_of("reference", op))

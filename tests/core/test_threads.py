@@ -142,15 +142,58 @@ def test_an_error_in_a_helper_reaches_the_caller() -> None:
         Crew(2).share(range(2), fail_elsewhere)
 
 
-def test_where_no_thread_can_be_had_the_caller_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
+def test_the_caller_waits_for_all_that_work_when_one_has_failed() -> None:
+    meeting, may_end, ended = threading.Barrier(3), threading.Event(), threading.Event()
 
+    def work(blocks: Iterator[int]) -> None:
+        for _ in blocks:
+            meeting.wait(WAIT)
+            if threading.current_thread().name == "sums_0":
+                raise MemoryError
+            if threading.current_thread().name == "sums_1":
+                assert may_end.wait(WAIT)
+                ended.set()
+
+    with ThreadPoolExecutor(1) as others:
+        sharing = others.submit(Crew(3).share, range(3), work)
+        threading.Timer(0.2, may_end.set).start()
+        assert isinstance(sharing.exception(WAIT), MemoryError)
+        assert ended.is_set()
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_had_the_caller_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     crew, done = Crew(2), list[int]()
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
     for _ in range(2):
         crew.share(range(3), done.extend)
     assert done == [0, 1, 2, 0, 1, 2]
+
+
+def test_what_waited_for_a_thread_in_vain_is_not_begun_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, begun, may_end, names = Crew(4), threading.Barrier(3), threading.Event(), list[str]()
+
+    def hold(blocks: Iterator[int]) -> None:
+        for _ in blocks:
+            begun.wait(WAIT)
+            assert may_end.wait(WAIT)
+
+    def work(blocks: Iterator[int]) -> None:
+        names.extend(threading.current_thread().name for _ in [None, *blocks])
+
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(crew.share, range(2), hold)
+        begun.wait(WAIT)  # its helper is busy, and another would be a new thread
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            crew.share(range(2), work)
+        may_end.set()
+        first.result(WAIT)
+    crew._pool.shutdown()  # noqa: SLF001 - once its threads have seen what is in its queue
+    assert set(names) == {threading.current_thread().name}
 
 
 def test_helpers_are_silent_about_overflow() -> None:

@@ -96,8 +96,9 @@ def test_the_servers_own_descriptors_are_refused(hold: OpenHold, sharing_server:
     with Memfd() as memory:
         hold.hold(1, memory)
         process = sharing_server.process.pid
-        for descriptor in range(64):
-            assert NO_MEMFD in why(hold.offer(2, descriptor, process=process)).message
+        for thread in (Path("/proc") / str(process) / "task").iterdir():  # the process's own number among them
+            for descriptor in range(64):
+                assert NO_MEMFD in why(hold.offer(2, descriptor, process=int(thread.name))).message
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW])

@@ -74,3 +74,28 @@ async def test_what_failed_work_held_is_let_go_of_without_a_collection(scheduler
         await until_in_loop(lambda: held[0]() is None, "its frames to be let go of")
     finally:
         gc.enable()
+
+
+@with_scheduler
+async def test_so_is_what_failed_after_its_caller_had_left(scheduler: Scheduler) -> None:
+    work, held = Work(error=ValueError()), list[weakref.ref[object]]()
+
+    def fails() -> int:
+        array = Work()
+        held.append(weakref.ref(array))
+
+        def runs() -> int:  # whose closure outlives what clears its frame
+            array.let_go.set()
+            return work()
+
+        return runs()
+
+    gc.disable()
+    try:
+        running = asyncio.create_task(scheduler.run(1, fails))
+        await work.has_started()
+        await cancel(running)
+        work.let_go.set()
+        await until_in_loop(lambda: held[0]() is None, "its frames to be let go of")
+    finally:
+        gc.enable()

@@ -136,7 +136,7 @@ def _rows(geometry: Geometry, items: slice, rows: slice) -> _Part:
     op, size, step = geometry.operation, geometry.input_size[0], geometry.operation.input_dilation[0]
     first = rows.start * op.stride[0] - op.pad_begin[0]
     stop = (rows.stop - 1) * op.stride[0] - op.pad_begin[0] + geometry.extents[0]
-    if stop <= 0 or first >= dilated(size, step):
+    if not size or stop <= 0 or first >= dilated(size, step):
         edge = 0 if stop <= 0 else size
         return _Part(items, rows, slice(edge, edge), stop - first, 0)
     read = slice(max(0, first) // step, min(size, -((1 - stop) // step) + 1))

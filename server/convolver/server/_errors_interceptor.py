@@ -15,6 +15,7 @@ from convolver.core.errors import BackendFailure, ConvolverError
 from convolver.core.status import to_status
 from convolver.server import metrics
 from convolver.server._metrics_interceptor import write_all
+from convolver.server.scheduler import drop_tracebacks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -58,11 +59,15 @@ class ErrorsInterceptor(grpc.aio.ServerInterceptor):
 
 
 def as_error(error: Exception) -> ConvolverError:
-    """What a caller is told: the error itself, or a BackendFailure whose reference is in the log with the cause."""
+    """What a caller is told: the error itself, or a BackendFailure whose reference is in the log with the cause. The
+    error's traceback is gone then.
+    """
     if not isinstance(error, ConvolverError):
         reference = secrets.token_hex(8)
         logger.error("failure %s", reference, exc_info=error)
+        drop_tracebacks(error)
         return BackendFailure(f"the server failed; its log has the cause under {reference}", reference)
+    drop_tracebacks(error)
     if error.reason in metrics.REASONS:
         metrics.REFUSED.labels(error.reason).inc()
     return error

@@ -19,6 +19,7 @@ from convolver.server.engine import Replanned
 from convolver.server.incoming import IncomingTensors
 from convolver.server.piecewise import Piecewise
 from convolver.server.requests import count, planned
+from convolver.server.scheduler import drop_tracebacks
 from convolver.server.shared_tensors import nothing_kept
 from convolver.v1 import convolution_service_pb2 as pb
 
@@ -101,6 +102,7 @@ class ConvolveChunked:
         try:
             return accepted, await lease.run(lambda: run(accepted.job))
         except Replanned as again:
+            drop_tracebacks(again)
             job = again.job
         begin = time.perf_counter()  # what was in vain counts as planning
         direct = await asyncio.to_thread(planned, job)

@@ -14,12 +14,16 @@ import secrets
 from functools import cache
 from hmac import compare_digest
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from convolver.core.errors import InvalidConvolution, LimitExceeded, Overloaded, shown
 from convolver.server import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from convolver.v1 import tensor_pb2
 
 NONCE_BYTES = 16
@@ -75,7 +79,7 @@ class Region(NamedTuple):
 class Registry:
     """The regions of all callers, within a budget of bytes, by ids that nobody can guess.
 
-    Regions are held and released by one thread; any may `view` them.
+    Regions are held, viewed and released by one thread; any may `unmap` them.
     """
 
     def __init__(self, budget: int) -> None:
@@ -83,6 +87,8 @@ class Registry:
         self._held: dict[str, Region] = {}
         self._identities: set[Identity] = set()
         self._count = self._bytes = 0
+        self._used: WeakSet[mmap.mmap] = WeakSet()
+        self._lock = Lock()
 
     def open(self, process: int, descriptor: int, size: int) -> Candidate:
         """The memfd that a process has under this descriptor, counted until `forget`.
@@ -116,10 +122,21 @@ class Registry:
         return region
 
     def release(self, region: Region) -> None:
-        """Lets go of a region; requests in flight keep its memory until they are done."""
+        """Lets go of a region, which is to be unmapped then."""
         del self._held[region.id]
         self._identities.remove(region.identity)
         self.forget(len(region.memory))
+
+    def unmap(self, regions: Iterable[Region]) -> None:
+        """Gives back the memory of regions that were released. Requests in flight keep what they use until they are
+        done, and till then it takes room.
+        """
+        for region in regions:
+            try:
+                region.memory.close()
+            except BufferError:
+                with self._lock:
+                    self._used.add(region.memory)
 
     def forget(self, size: int) -> None:
         """Counts a region of this size no longer."""
@@ -147,10 +164,13 @@ class Registry:
         if size > self._budget:
             text = f"the region has {size} bytes, more than the {self._budget} of all regions ({_BUDGET})"
             raise LimitExceeded(text, "bytes of shared memory", self._budget, size, _BUDGET)
-        if self._bytes + size > self._budget:
-            text = f"a region of {size} bytes does not fit beside {self._bytes} of others in {self._budget} ({_BUDGET})"
+        with self._lock:
+            used = [len(memory) for memory in self._used]
+        taken = self._bytes + sum(used)
+        if taken + size > self._budget:
+            text = f"a region of {size} bytes does not fit beside {taken} of others in {self._budget} ({_BUDGET})"
             raise Overloaded(text)
-        if self._count == MOST_REGIONS:
+        if self._count + len(used) >= MOST_REGIONS:
             raise Overloaded(f"there are {MOST_REGIONS} regions, the most that may be shared")
 
     def _add(self, count: int, size: int) -> None:
@@ -167,7 +187,8 @@ def _opened(process: int, descriptor: int) -> int:
     refusal = InvalidConvolution(
         f"descriptor {descriptor} of process {process} is no memfd that this server may open", "descriptor"
     )
-    if process <= 0 or descriptor < 0 or process == os.getpid():
+    is_own = Path(f"/proc/self/task/{process}").exists()  # each thread's number leads to the process's descriptors
+    if process <= 0 or descriptor < 0 or is_own:
         raise refusal
     path = Path(f"/proc/{process}/fd/{descriptor}")
     try:

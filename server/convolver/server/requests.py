@@ -16,6 +16,7 @@ from convolver.server import metrics
 from convolver.server.engine import Replanned
 from convolver.server.jobs import layer_count
 from convolver.server.remembered import Remembered
+from convolver.server.scheduler import drop_tracebacks
 from convolver.server.shared_tensors import SharedTensors, nothing_kept
 from convolver.v1 import plan_pb2
 
@@ -97,6 +98,7 @@ class Requests:
         try:
             return await self._computed(accepted, brought, arrived, envelope)
         except Replanned as again:  # what was in vain counts as planning
+            drop_tracebacks(again)
             accepted = await asyncio.to_thread(planned, again.job)
             return await self._computed(accepted, brought, Arrived(received, time.perf_counter()), envelope)
 

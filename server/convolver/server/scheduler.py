@@ -151,10 +151,11 @@ class Lease:
     def _finish(self, done: asyncio.Future[Result], outcome: tuple[Result, None] | tuple[None, BaseException]) -> None:
         """In the loop: the work is done, and who waits for it gets what it returned or raised."""
         self.close()
-        if done.done():  # its caller has left
-            return
         result, error = outcome
-        if error is None:
+        if done.done():  # its caller has left
+            if error is not None:
+                drop_tracebacks(error)
+        elif error is None:
             done.set_result(result)  # type: ignore[arg-type]  # mypy does not narrow unpacked pairs
         else:
             done.set_exception(error)
@@ -167,6 +168,16 @@ def forget(error: BaseException) -> None:
     passed: BaseException | None = error
     while passed:
         clear_frames(passed.__traceback__)
+        passed = passed.__context__
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Lets go of the frames themselves that an error has passed, once nobody wants to know where it came from: though
+    they be cleared, each has the function that it ran, and that has its closure.
+    """
+    passed: BaseException | None = error
+    while passed:
+        passed.__traceback__ = None
         passed = passed.__context__
 
 

@@ -89,7 +89,7 @@ class Lease:
         regions, self._regions = [*self._regions.values()], {}
         for region in regions:
             self._registry.release(region)
-        _unmap(regions)
+        self._unmap(regions)
 
     def _challenged(self, offer: pb.RegionOffer) -> pb.HoldResponse:
         if offer.tag in self._candidates or offer.tag in self._regions:
@@ -120,10 +120,15 @@ class Lease:
         elif tag in self._regions:
             region = self._regions.pop(tag)
             self._registry.release(region)
-            _unmap([region])
+            self._unmap([region])
         else:
             raise InvalidConvolution(f"tag is {tag}, which no region of this stream has", "tag")
         return pb.HoldResponse(released=pb.RegionRelease(tag=tag))
+
+    def _unmap(self, regions: list[Region]) -> None:
+        """Elsewhere: to give a gigabyte back takes the system a tenth of a second."""
+        if regions:
+            asyncio.get_running_loop().run_in_executor(None, self._registry.unmap, regions)
 
     def _expire(self, tag: int, candidate: Candidate) -> None:
         if self._candidates.get(tag) is candidate:
@@ -156,12 +161,6 @@ class _Answers:
     async def _write(self, answer: bytes) -> None:
         with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call
             await self._context.write(answer)
-
-
-def _unmap(regions: list[Region]) -> None:
-    """Drops the last references elsewhere: to give a gigabyte back takes the system a tenth of a second."""
-    if regions:
-        asyncio.get_running_loop().run_in_executor(None, regions.clear)
 
 
 def is_on_this_host(peer: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from threading import Lock
 from typing import TypeVar
@@ -37,12 +38,10 @@ class Crew:
             _ended(calls)
 
     def _called(self, work: Callable[[Iterator[Block]], None], rest: Iterator[Block]) -> Future[None]:
-        try:
-            call = self._pool.submit(_quietly, work, rest)
-        except RuntimeError:  # no thread to be had: the others do it all
-            call = Future()
-            call.cancel()
+        call = Future[None]()
         call.add_done_callback(self._left)
+        with suppress(RuntimeError):  # no thread to be had: it stays in the queue, where `_ended` cancels it
+            self._pool.submit(_help, call, work, rest)
         return call
 
     def _joined(self, most: int) -> int:
@@ -74,12 +73,22 @@ def crew(threads: int) -> Crew:
 os.register_at_fork(after_in_child=crew.cache_clear)  # a child has none of its parent's threads
 
 
-def _quietly(work: Callable[[Iterator[Block]], None], blocks: Iterator[Block]) -> None:
-    with np.errstate(all="ignore"):  # NumPy keeps it for each thread
-        work(blocks)
+def _help(call: Future[None], work: Callable[[Iterator[Block]], None], blocks: Iterator[Block]) -> None:
+    """In a helper: takes blocks, unless all of them are done and the call is cancelled."""
+    if not call.set_running_or_notify_cancel():
+        return
+    try:
+        with np.errstate(all="ignore"):  # NumPy keeps it for each thread
+            work(blocks)
+    except BaseException as error:  # noqa: BLE001  # it is raised in the caller
+        call.set_exception(error)
+        del call  # else it, the error and this frame would hold one another
+    else:
+        call.set_result(None)
 
 
 def _ended(calls: Iterable[Future[None]]) -> None:
-    """Waits for those that have begun; raises what one of them raised."""
-    for call in [call for call in calls if not call.cancel()]:
-        call.result()
+    """Waits for all that have begun; raises what one of them raised."""
+    errors = [call.exception() for call in calls if not call.cancel()]
+    for error in filter(None, errors):
+        raise error

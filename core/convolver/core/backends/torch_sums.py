@@ -58,6 +58,8 @@ def convolved(geometry: Geometry, x: torch.Tensor, prepared: Prepared) -> torch.
     x, padding = padded(geometry, x)
     if isinstance(prepared.weight, Packed):
         return _by_packed(geometry, x, prepared)
+    if geometry.in_channels == 1:  # channels last and first are the same, and oneDNN takes the one for the other
+        x = compact(x)
     groups = op.groups
     if op.batch_groups > 1:
         groups = op.batch_groups

@@ -38,6 +38,7 @@ class Child:
             process_group=0,  # with what it starts in turn; Ctrl-C at the terminal is for this process, which ends it
         )
         self._said: deque[str] = deque(maxlen=20)
+        self._before: deque[str] = deque(maxlen=20)  # on its standard output, before it listens
         self._followers: list[threading.Thread] = []
         self._follow(self.process.stderr)
 
@@ -62,7 +63,7 @@ class Child:
                 timer.cancel()
                 self._follow(self.process.stdout)
                 return str(found[1] or found[2].replace(",", ""))
-            self._said.append(line.strip())
+            self._before.append(line.strip())
         timer.cancel()
         raise Ended(self.last_words())
 
@@ -71,7 +72,10 @@ class Child:
         status = self.process.wait(STOP_SECONDS)
         for follower in self._followers:
             follower.join(STOP_SECONDS)
-        return f"ended with status {status}: {next((line for line in reversed(self._said) if line), '')}"
+        return f"ended with status {status}: {self._last_line()}"
+
+    def _last_line(self) -> str:
+        return next((line for line in [*reversed(self._said), *reversed(self._before)] if line), "")
 
     def stop(self) -> None:
         """Ends its standard input, and it, if it does not end by itself."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.client.async_calls import asynchronously
 from tests.client.shared_memory_calls import SHAPE, WEIGHT, numbers, travelled
 from tests.server.hold_calls import shared, until_nothing_is_shared
 from tests.wait import until, until_in_loop
 
-from convolver.client import AsyncClient, Client, _regions, _shared_memory
-from convolver.client._shared_memory import Lease
+from convolver.client import AsyncClient, Client, DeadlineExceeded, _regions, _shared_memory
+from convolver.client._shared_memory import HOLD_SECONDS, Lease
+from convolver.core.errors import InvalidConvolution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.conftest import RunningServer
 
@@ -96,7 +100,6 @@ def test_a_closed_client_keeps_no_memory(sharing: RunningServer, regions: Callab
     assert (kept == 1).all()
     del kept, output
     assert regions() == 0
-    assert client.empty(SHAPE).shape == SHAPE
 
 
 def test_nor_does_one_of_the_other_colour(sharing: RunningServer, regions: Callable[[], int]) -> None:
@@ -151,3 +154,45 @@ def test_a_forked_process_is_lent_nothing_of_its_parents(monkeypatch: pytest.Mon
     assert not pool.empty(SHAPE, "float32").flags.owndata
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert pool.empty(SHAPE, "float32").flags.owndata
+
+
+def test_an_offer_that_nobody_answers_takes_its_time_from_the_calls(serve: Callable[..., RunningServer]) -> None:
+    stuck = serve("--shared-memory")
+    stuck.process.send_signal(signal.SIGSTOP)
+    try:
+        with Client(stuck.address) as client:
+            begin = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                client.convolve(numbers(), WEIGHT, timeout=4.0)
+            assert time.monotonic() - begin < 4.0 + HOLD_SECONDS - 0.2
+    finally:
+        stuck.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("shape", [7, (7,), [3, 2], ()])
+def test_an_empty_array_has_its_shape(sharing: RunningServer, shape: int | Sequence[int]) -> None:
+    with Client(sharing.address) as client:
+        assert client.empty(shape).shape == np.empty(shape).shape
+
+
+@pytest.mark.parametrize("shape", [-2, (3, -1), (2.5,), (1 << 40,)])
+def test_what_is_no_shape_is_refused(sharing: RunningServer, shape: Any) -> None:  # noqa: ANN401 - it is wrong
+    with Client(sharing.address) as client, pytest.raises(InvalidConvolution, match=r"^shape\["):
+        client.empty(shape)
+
+
+def test_a_closed_client_has_no_arrays(sharing: RunningServer) -> None:
+    async def close(client: AsyncClient) -> None:
+        await client.close()
+
+    blocking, other = Client(sharing.address), AsyncClient(sharing.address)
+    blocking.close()
+    asyncio.run(close(other))
+    for closed in (blocking, other):
+        with pytest.raises(RuntimeError, match=r"^the client is closed$"):
+            closed.empty(SHAPE)
+
+
+def test_info_says_whether_memory_is_shared(sharing: RunningServer, server: RunningServer) -> None:
+    with Client(sharing.address) as one, Client(server.address) as other:
+        assert (one.info().shared_memory, other.info().shared_memory) == (True, False)

@@ -123,3 +123,10 @@ def random_borders(data: bytes, rng: np.random.Generator) -> Iterator[bytes]:
         size = rng.integers(0, 5)
         yield more(*entries[:size])
         del entries[:size]
+
+
+def chunked(channel: grpc.Channel, header: Convolution, *data: bytes) -> list[pb.ConvolveChunkedResponse]:
+    """The answers to a call of one message."""
+    send: Any = channel.stream_stream(f"/{SERVICE}/ConvolveChunked")
+    message = pb.ConvolveChunkedRequest(convolution=header, data=data).SerializeToString()
+    return [*map(pb.ConvolveChunkedResponse.FromString, send(iter([message]), timeout=60))]

@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
-from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE, call, convolution, output, refusal, refused, request
-from tests.server.hold_calls import BUDGET, PAGE, Memfd, OpenHold, mappings, part, until_nothing_is_shared, why
-from tests.server.layer_calls import metric
+from tests.contract import ANSWER, IMAGE, KERNEL, call, convolution, output, refusal, refused, request
+from tests.server.chunked_calls import chunked
+from tests.server.hold_calls import PAGE, Memfd, OpenHold, mappings, part, until_nothing_is_shared
 from tests.server.stream_calls import OpenStream, item, of_dtype, status
 from tests.wait import until
 
-from convolver.core import request_codec
-from convolver.core.errors import Overloaded
-from convolver.core.operation import Tensor
-from convolver.v1 import convolution_pb2, tensor_pb2
+from convolver.v1 import convolution_pb2
 from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.conftest import RunningServer
 
@@ -96,12 +93,6 @@ def test_a_stream_uses_it_too(region: Region, sharing_channel: grpc.Channel) -> 
         stream.send(item(2, read_there(region, id="none"), KERNEL))
         assert "no region has the id 'none'" in status(stream.next()).message
     np.testing.assert_array_equal(region.output(), ANSWER)
-
-
-def chunked(channel: grpc.Channel, header: Convolution, *data: bytes) -> list[pb.ConvolveChunkedResponse]:
-    send: Any = channel.stream_stream(f"/{SERVICE}/ConvolveChunked")
-    message = pb.ConvolveChunkedRequest(convolution=header, data=data).SerializeToString()
-    return [*map(pb.ConvolveChunkedResponse.FromString, send(iter([message]), timeout=60))]
 
 
 def test_chunks_leave_out_what_is_there(region: Region, sharing_channel: grpc.Channel) -> None:
@@ -185,97 +176,6 @@ def test_an_id_is_worth_nothing_once_its_stream_has_ended(
     region.hold.close()
     until_nothing_is_shared(sharing_server)
     assert "no region has the id" in refused(sharing_channel, message).text
-
-
-def test_a_region_that_was_released_stays_until_its_requests_are_done(
-    sharing_channel: grpc.Channel, sharing_server: RunningServer
-) -> None:
-    image, kernel = np.ones((1, 1, 800, 800), np.float32), np.ones((1, 1, 64, 64), np.float32)
-    header = convolution(image.shape, kernel.shape)
-    header.execution.algorithm = convolution_pb2.ALGORITHM_DIRECT
-    size = 737 * 737 * 4
-    with OpenHold(sharing_channel) as hold, Memfd(BUDGET) as memory, Memfd() as another:
-        name = hold.hold(1, memory)
-        memory.write(image.tobytes())
-        header.input_source.region.CopyFrom(part(name, image.nbytes))
-        header.output_regions.append(part(name, size, image.nbytes))
-        calling = threading.Thread(target=call, args=(sharing_channel, request(header, kernel)))
-        calling.start()
-        until(lambda: metric(sharing_server, "convolver_in_flight") == 1, "the request to run")
-        hold.release(1)
-        assert mappings(sharing_server) == 1
-        until(lambda: is_full(hold, another), "what is used to take room")
-        calling.join()
-        until(lambda: not is_full(hold, another), "there to be room")
-        assert (np.frombuffer(memory.read(size, image.nbytes), np.float32) == 64 * 64).all()
-    until(lambda: mappings(sharing_server) == 0, "the memory to be unmapped")
-
-
-def is_full(hold: OpenHold, memory: Memfd) -> bool:
-    """Whether the server has no room for another region now."""
-    answer = hold.offer(99, memory.descriptor)
-    if answer.HasField("challenge"):
-        hold.release(99)
-        return False
-    return isinstance(why(answer), Overloaded)
-
-
-def alone(channel: grpc.Channel, header: Convolution) -> grpc.StatusCode:
-    return refused(channel, request(header)).code
-
-
-def in_a_stream(channel: grpc.Channel, header: Convolution) -> grpc.StatusCode:
-    with OpenStream(channel) as stream:
-        stream.send(item(1, header))
-        assert "int8 (-128 to 127) does not hold" in status(stream.next()).message
-    return grpc.StatusCode.OUT_OF_RANGE
-
-
-def in_chunks(channel: grpc.Channel, header: Convolution) -> grpc.StatusCode:
-    with pytest.raises(grpc.RpcError) as caught:
-        chunked(channel, header)
-    return refusal(caught.value).code
-
-
-@pytest.mark.parametrize("send", [alone, in_a_stream, in_chunks])
-@pytest.mark.parametrize("size", [10, 700], ids=["on the loop", "in a thread"])
-def test_a_request_that_fails_lets_go_of_its_memory_without_a_collection(
-    sharing_channel: grpc.Channel,
-    sharing_server: RunningServer,
-    send: Callable[[grpc.Channel, Convolution], grpc.StatusCode],
-    size: int,
-) -> None:
-    header = convolution((1, 1, size, size), dtype=tensor_pb2.DATA_TYPE_INT8)
-    with OpenHold(sharing_channel) as hold, Memfd(2**20) as memory:
-        name = hold.hold(1, memory)
-        memory.write(bytes([100]) * size**2)
-        header.input_source.region.CopyFrom(part(name, size**2))
-        header.layers[0].weight_source.region.CopyFrom(part(name, 4))
-        header.output_regions.append(part(name, (size - 1) ** 2, size**2))
-        assert send(sharing_channel, header) == grpc.StatusCode.OUT_OF_RANGE
-    until(lambda: mappings(sharing_server) == 0, "the memory to be unmapped")
-
-
-@pytest.mark.parametrize("in_chunks", [False, True])
-def test_so_does_one_that_is_planned_again(
-    sharing_channel: grpc.Channel, sharing_server: RunningServer, *, in_chunks: bool
-) -> None:
-    image, kernel = np.full((1, 1, 400, 400), 1e38, np.float32), np.ones((1, 1, 31, 31), np.float32)
-    size, tensors = 4 * 370**2, (Tensor("float32", image.shape), Tensor("float32", kernel.shape))
-    header = request_codec.single_to_proto(*tensors, None, {"backend": "reference"})
-    again = metric(sharing_server, "convolver_replanned_total")
-    with OpenHold(sharing_channel) as hold, Memfd(2**21) as memory:
-        name = hold.hold(1, memory)
-        memory.write(image.tobytes())
-        header.input_source.region.CopyFrom(part(name, image.nbytes))
-        header.output_regions.append(part(name, size, image.nbytes))
-        if in_chunks:
-            chunked(sharing_channel, header, kernel.tobytes())
-        else:
-            call(sharing_channel, request(header, kernel))
-        assert np.isinf(np.frombuffer(memory.read(size, image.nbytes), np.float32)).all()
-    until(lambda: mappings(sharing_server) == 0, "the memory to be unmapped")
-    assert metric(sharing_server, "convolver_replanned_total") == again + 1
 
 
 def test_memory_that_changes_all_the_time_is_read_as_something(

@@ -46,13 +46,14 @@ _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
 
 
 class Info(NamedTuple):
-    """What a server is: versions of what matters, back ends (the name, the device, the types and methods of each), and
-    its limits in elements, bytes and multiply-accumulates.
+    """What a server is: versions of what matters, back ends (the name, the device, the types and methods of each), its
+    limits in elements, bytes and multiply-accumulates, and whether it shares memory with callers on its host.
     """
 
     versions: dict[str, str]
     backends: tuple[Capability, ...]
     limits: dict[str, int]
+    shared_memory: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -130,7 +131,12 @@ def info_answer(response: bytes) -> Info:
     with blaming_the_server():
         message = pb.GetInfoResponse.FromString(response)
     limits = {field.name: getattr(message.limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
-    return Info(dict(message.versions), tuple(map(plan_codec.capability_from_proto, message.backends)), limits)
+    return Info(
+        dict(message.versions),
+        tuple(map(plan_codec.capability_from_proto, message.backends)),
+        limits,
+        message.shared_memory,
+    )
 
 
 def check_rank(weight: AnyArray, ndim: int, parameters: Parameters) -> None:

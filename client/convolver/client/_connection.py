@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -100,6 +101,11 @@ class ClientBase:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the client is closed")
+
+
+def left(seconds: float | None, begin: float) -> float | None:
+    """What is left of so many seconds since `begin`, of time.monotonic; None is for ever."""
+    return None if seconds is None else max(0.001, seconds - (time.monotonic() - begin))
 
 
 class Targets(NamedTuple):

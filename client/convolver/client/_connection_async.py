@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +15,7 @@ from convolver.client import _chunks_async as chunks
 from convolver.client import _client_shared as shared
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_async as layers
-from convolver.client._connection import PATHS, ClientBase, asynchronous_channels, targets_of
+from convolver.client._connection import PATHS, ClientBase, asynchronous_channels, left, targets_of
 from convolver.client._layers_async import AsyncServer
 from convolver.client._map_async import Stream
 from convolver.client._shared_memory import is_worth_sharing, may_be_here
@@ -75,10 +76,11 @@ class AsynchronousConnection(ClientBase):
             if not self._start.exception():
                 await asyncio.to_thread(self._start.result().release)
 
-    def empty(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+    def empty(self, shape: int | Sequence[int], dtype: str = "float32") -> Array:
         """An array that travels to a server on this host at no cost where that shares memory; else, or where it is
-        small, an ordinary one. Its values are undefined. Raises InvalidConvolution for a dtype that there is not.
+        small, an ordinary one. Its values are undefined. Raises InvalidConvolution for what is no shape or dtype.
         """
+        self._check_open()
         return self._shared_memory.pool.empty(shape, dtype)
 
     async def _of_one(self, ask: Callable[[AsyncServer], Awaitable[T]], parameters: Parameters) -> T:
@@ -102,38 +104,49 @@ class AsynchronousConnection(ClientBase):
         return AsyncServer(call, exchange, partial(self._put_on, channel))
 
     async def _call(
-        self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
+        self,
+        method: str,
+        request: bytes,
+        parameters: Parameters,
+        *,
+        channel: grpc.aio.Channel | None = None,
+        begin: float | None = None,
     ) -> bytes:
+        """The answer's message, within the call's timeout since `begin`, or since now."""
         timeout = self._seconds(parameters)
+        rest = timeout if begin is None else left(timeout, begin)
         channels, address = await self._connected()
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(PATHS[method], channel)
         with self._failures(address, timeout):
-            return await call(request, timeout=timeout)
+            return await call(request, timeout=rest)
 
     async def _exchange(
         self, request: Request, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
     ) -> Reply:
         """The answer, by the way that suits its size."""
-        reply = await self._shared(request, parameters, channel) if is_worth_sharing(request) else None
+        begin = time.monotonic()
+        reply = await self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
         if reply is not None:
             return reply
         if request.is_small:
-            response = await self._call("Convolve", request.message, parameters, channel=channel)
+            response = await self._call("Convolve", request.message, parameters, channel=channel, begin=begin)
             return answers.unary_reply(response, request.out)
         timeout = self._seconds(parameters)
         channels, address = await self._connected()
         chosen = channel or channels.together
         with self._failures(address, timeout):
-            return await chunks.exchanged(chosen, request, timeout, repeats=chosen is channels.together)
+            return await chunks.exchanged(chosen, request, left(timeout, begin), repeats=chosen is channels.together)
 
-    async def _shared(self, request: Request, parameters: Parameters, channel: grpc.aio.Channel | None) -> Reply | None:
+    async def _shared(
+        self, request: Request, parameters: Parameters, channel: grpc.aio.Channel | None, begin: float
+    ) -> Reply | None:
         """The answer by way of shared memory; None where that is not to be had."""
         timeout = self._seconds(parameters)
         channels, address = await self._connected()
         if not may_be_here(address):
             return None
         chosen = channel or channels.together
-        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen)
+        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen, begin=begin)
         with self._failures(address, timeout):
             return await self._shared_memory.exchanged(chosen, request, timeout, send)
 

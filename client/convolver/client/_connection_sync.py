@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +17,7 @@ from convolver.client import _chunks_sync as chunks
 from convolver.client import _client_shared as shared
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_sync as layers
-from convolver.client._connection import PATHS, ClientBase, blocking_channels
+from convolver.client._connection import PATHS, ClientBase, blocking_channels, left
 from convolver.client._layers_sync import Server
 from convolver.client._map_sync import Stream
 from convolver.client._shared_memory import is_worth_sharing, may_be_here
@@ -68,11 +69,12 @@ class BlockingConnection(ClientBase):
                 self._embedded.release()
             self._embedded = None
 
-    def empty(self, shape: Sequence[int], dtype: str = "float32") -> Array:
+    def empty(self, shape: int | Sequence[int], dtype: str = "float32") -> Array:
         """An array that travels to a server on this host at no cost where that shares memory; else, or where it is
-        small, an ordinary one. Its values are undefined. Raises InvalidConvolution for a dtype that there is not.
+        small, an ordinary one. Its values are undefined. Raises InvalidConvolution for what is no shape or dtype.
         """
         with self._lock:
+            self._check_open()
             self._check_process()
             return self._shared_memory.pool.empty(shape, dtype)
 
@@ -97,36 +99,47 @@ class BlockingConnection(ClientBase):
         return Server(call, exchange, partial(self._put_on, channel))
 
     def _call(
-        self, method: str, request: bytes, parameters: Parameters, *, channel: grpc.Channel | None = None
+        self,
+        method: str,
+        request: bytes,
+        parameters: Parameters,
+        *,
+        channel: grpc.Channel | None = None,
+        begin: float | None = None,
     ) -> bytes:
+        """The answer's message, within the call's timeout since `begin`, or since now."""
         timeout = self._seconds(parameters)
+        rest = timeout if begin is None else left(timeout, begin)
         channels, address = self._connected()
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(PATHS[method], channel)
         with _failures(address, timeout):
-            return call(request, timeout=timeout)
+            return call(request, timeout=rest)
 
     def _exchange(self, request: Request, parameters: Parameters, *, channel: grpc.Channel | None = None) -> Reply:
         """The answer, by the way that suits its size."""
-        reply = self._shared(request, parameters, channel) if is_worth_sharing(request) else None
+        begin = time.monotonic()
+        reply = self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
         if reply is not None:
             return reply
         if request.is_small:
-            response = self._call("Convolve", request.message, parameters, channel=channel)
+            response = self._call("Convolve", request.message, parameters, channel=channel, begin=begin)
             return answers.unary_reply(response, request.out)
         timeout = self._seconds(parameters)
         channels, address = self._connected()
         chosen = channel or channels.together
         with _failures(address, timeout):
-            return chunks.exchanged(chosen, request, timeout, repeats=chosen is channels.together)
+            return chunks.exchanged(chosen, request, left(timeout, begin), repeats=chosen is channels.together)
 
-    def _shared(self, request: Request, parameters: Parameters, channel: grpc.Channel | None) -> Reply | None:
+    def _shared(
+        self, request: Request, parameters: Parameters, channel: grpc.Channel | None, begin: float
+    ) -> Reply | None:
         """The answer by way of shared memory; None where that is not to be had."""
         timeout = self._seconds(parameters)
         channels, address = self._connected()
         if not may_be_here(address):
             return None
         chosen = channel or channels.together
-        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen)
+        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen, begin=begin)
         with _failures(address, timeout):
             return self._shared_memory.exchanged(chosen, request, timeout, send)
 

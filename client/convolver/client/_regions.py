@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convolver.core import dtypes
+from convolver.core.values import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,12 +87,15 @@ class Pool:
         self._returned = deque[Memory]()
         self._lock = threading.Lock()
 
-    def empty(self, shape: Sequence[int], dtype: str) -> Array:
-        """An array in shared memory; an ordinary one where it is small, or none is to be had."""
-        numpy = dtypes.named(dtype).numpy
-        size = prod(shape) * np.dtype(numpy).itemsize
+    def empty(self, shape: int | Sequence[int], dtype: str) -> Array:
+        """An array in shared memory; an ordinary one where it is small, or none is to be had. Raises InvalidConvolution
+        for what is no shape or dtype.
+        """
+        given = (shape,) if isinstance(shape, int) else tuple(shape)
+        dims, numpy = tuple(number(n, f"shape[{i}]", low=0) for i, n in enumerate(given)), dtypes.named(dtype).numpy
+        size = prod(dims) * np.dtype(numpy).itemsize
         places = self.places([size]) if size >= SMALL else None
-        return places[0].data.view(numpy).reshape(shape) if places else np.empty(shape, numpy)
+        return places[0].data.view(numpy).reshape(dims) if places else np.empty(dims, numpy)
 
     def places(self, sizes: Sequence[int]) -> list[Place] | None:
         """Room for tensors of these sizes, side by side; None where there is no memory."""

@@ -16,7 +16,7 @@ from convolver.core.backends import LayerWeights, Outcome, Smeared, available
 from convolver.core.choose import Capability, choose
 from convolver.core.choose_stack import choose_stack
 from convolver.core.codec import execution_from_proto
-from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer
+from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer, Unsupported
 from convolver.core.geometry import Geometry
 from convolver.core.packing import packs
 from convolver.core.pieces import Piece, pieces
@@ -139,7 +139,7 @@ class Engine:
             return plan.peak_bytes
         try:
             return max(plan.peak_bytes, self._directly(job).peak_bytes)
-        except LimitExceeded:  # it will not run
+        except (LimitExceeded, Unsupported):  # it will not run
             return plan.peak_bytes
 
     def prepared(self, job: Job, held: Held, arrays: Mapping[str, Array]) -> Prepared:

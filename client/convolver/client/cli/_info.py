@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def info(
     *, as_json: _options.AsJson = False, address: _options.Address = None, timeout: _options.Timeout = 60.0
 ) -> None:
-    """Say what a server is: its versions, back ends, devices, types and limits."""
+    """Say what a server is: its versions, back ends, devices, types and limits, and whether it shares memory."""
     with open_client(address, timeout) as client:
         told = _told(client.info())
     if as_json:
@@ -38,7 +38,7 @@ def _told(info: Info) -> dict[str, Any]:
         }
         for one in info.backends
     ]
-    return {"versions": info.versions, "backends": backends, "limits": info.limits}
+    return {"versions": info.versions, "backends": backends, "limits": info.limits, "shared_memory": info.shared_memory}
 
 
 def _print(told: dict[str, Any]) -> None:
@@ -51,6 +51,7 @@ def _print(told: dict[str, Any]) -> None:
     for one in told["backends"]:
         does = f"{one['device']}, {one['threads']} threads, {' and '.join(one['algorithms'])}"
         table.add_row(f"back end {one['name']}", f"{does}\n{' '.join(one['dtypes'])}")
+    table.add_row("shared memory", "offered" if told["shared_memory"] else "off")
     for name, limit in sorted(told["limits"].items()):
         table.add_row(f"limit {name}", f"{limit:,}")
     Console(markup=False).print(table)

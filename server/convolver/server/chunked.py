@@ -20,7 +20,6 @@ from convolver.server.incoming import IncomingTensors
 from convolver.server.piecewise import Piecewise
 from convolver.server.requests import count, planned
 from convolver.server.scheduler import drop_tracebacks
-from convolver.server.shared_tensors import nothing_kept
 from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ class ConvolveChunked:
     async def run(self, messages: AsyncIterator[bytes]) -> None:
         """Answers the call. Raises what the engine raises, and InvalidConvolution for data that is not the header's."""
         incoming = Incoming(Messages(messages, self._idle))
-        with nothing_kept():
-            await unless_stalled(self._answer(incoming), self._context)
+        await unless_stalled(self._answer(incoming), self._context)
 
     async def _answer(self, incoming: Incoming) -> None:
         convolution, received = await incoming.header(), time.perf_counter()

@@ -17,7 +17,7 @@ from convolver.server.engine import Replanned
 from convolver.server.jobs import layer_count
 from convolver.server.remembered import Remembered
 from convolver.server.scheduler import drop_tracebacks
-from convolver.server.shared_tensors import SharedTensors, nothing_kept
+from convolver.server.shared_tensors import SharedTensors
 from convolver.v1 import plan_pb2
 
 if TYPE_CHECKING:
@@ -84,12 +84,6 @@ class Requests:
         """The answer's message. `convolution` is serialised, `entries` are its data, `received` is when it had come,
         and `envelope` makes the answer's header of its serialised Result. Raises what the engine raises.
         """
-        with nothing_kept():
-            return await self._answered(convolution, entries, received, envelope)
-
-    async def _answered(
-        self, convolution: bytes, entries: Sequence[memoryview], received: float, envelope: Envelope
-    ) -> bytes:
         accepted = await self.accepted(convolution)
         if not accepted.job.output_regions:
             self._check_answer(accepted.job.plan.output_bytes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +13,6 @@ from convolver.core.stack_plan import tensor_bytes
 from convolver.core.tensors import from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from convolver.core.backends import Array
     from convolver.core.operation import Tensor
     from convolver.server.jobs import Job
@@ -70,15 +66,3 @@ def _is_read_once(job: Job) -> bool:
     if not isinstance(plan, Plan) or plan.wanted or plan.algorithm != "direct":
         return False
     return TABLE[plan.input.dtype].kind in ("float", "complex")
-
-
-@contextmanager
-def nothing_kept() -> Iterator[None]:
-    """Lets an error that passes go on without the variables of the functions that it came through: gRPC keeps errors
-    until garbage is collected, and with them the memory of a caller who may have gone.
-    """
-    try:
-        yield
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,34 @@ def test_who_comes_while_others_compute_computes_alone_and_does_not_wait() -> No
         may_end.set()
         first.result(WAIT)
     assert names == {threading.current_thread().name}
+
+
+def test_two_callers_together_have_no_more_threads_than_one() -> None:
+    crew, begun, may_end, meeting = Crew(3), threading.Barrier(3), threading.Event(), threading.Barrier(2)
+    met, patience = list[int](), 0.2
+
+    def hold(blocks: Iterator[int]) -> None:
+        for _ in blocks:
+            begun.wait(WAIT)
+            assert may_end.wait(WAIT)
+
+    def meet(blocks: Iterator[int]) -> None:
+        for block in blocks:
+            with suppress(threading.BrokenBarrierError):
+                meeting.wait(patience)
+                met.append(block)
+
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(crew.share, range(2), hold)  # the caller and one of two helpers
+        begun.wait(WAIT)
+        crew.share(range(2), meet)
+        may_end.set()
+        first.result(WAIT)
+    assert not met
+    meeting.reset()
+    patience = WAIT
+    crew.share(range(2), meet)
+    assert sorted(met) == [0, 1]
 
 
 def test_a_crew_is_whole_again_after_each_sum_and_each_error() -> None:

@@ -15,6 +15,11 @@ and with so few 0.2 ms, while on idle ones nothing changed.
 """
 
 
+ONEDNN_PRIMITIVES = 256
+"""oneDNN keeps what it made for as many convolutions and reorderings, by default 1024, and resident memory grows until
+then (docs/decisions/0015-bounded-caches.md).
+"""
+
 OPENBLAS_THREADS = 1
 """With two, callers that multiply at the same time wait for one another's threads: 3 ms became 250. Large sums of the
 reference have threads of their own (backends/threads.py).
@@ -30,6 +35,7 @@ def prepare(threads: int) -> None:
         "OPENBLAS_THREAD_TIMEOUT": OPENBLAS_TIMEOUT,
         "OMP_NUM_THREADS": threads,
         "GOMP_SPINCOUNT": GOMP_SPINS,
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": ONEDNN_PRIMITIVES,
     }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))

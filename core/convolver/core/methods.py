@@ -23,6 +23,9 @@ SHIFT_BYTES = 1 << 20
 ORDERED_BYTES = 256 << 10
 """The block that "ordered" works on."""
 
+PART_MACS = 1 << 30
+"""Of one matrix product, which nothing interrupts: about 25 ms of floats."""
+
 BLOCK_BYTES = 512 << 10
 """What borders, activations and roundings hold, at most: they work block by block."""
 
@@ -145,6 +148,11 @@ def shares(first: int, second: int, threads: int) -> tuple[int, int]:
     if first % threads == 0 or first > second:
         return max(1, -(-first // threads)), max(1, second)
     return max(1, first), max(1, -(-second // threads))
+
+
+def parts(geometry: Geometry, totals: tuple[int, int], threads: int) -> tuple[int, int]:
+    """The same where blocks take no memory: several for each thread, where its part is more than PART_MACS."""
+    return shares(*totals, threads * max(1, -(-geometry.macs // (PART_MACS * threads))))
 
 
 def at_once(geometry: Geometry, block: Block, threads: int) -> int:

@@ -58,7 +58,11 @@ class Smeared(ArithmeticError):
 
 
 class Backend(Protocol):
-    """One back end on one device. Inputs are never written to."""
+    """One back end on one device. Inputs are never written to.
+
+    Whatever computes raises Cancelled where the thread's Stop is set (core/cancellation.py), and MemoryError where
+    memory is not to be had; the next call is as good as ever.
+    """
 
     @property
     def capability(self) -> Capability:

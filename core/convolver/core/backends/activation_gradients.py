@@ -11,6 +11,7 @@ import numpy as np
 from convolver.core.backends import Array
 from convolver.core.backends.activations import BLOCK, sigmoid
 from convolver.core.backends.erfc import erfc
+from convolver.core.cancellation import checked
 from convolver.core.parameters import Activation
 
 FLAT = 1000.0
@@ -24,7 +25,7 @@ def activation_gradient(name: Activation, x: Array, grad: Array) -> Array:
     modes: Any = [["readonly"], ["readonly"], ["writeonly"]]
     blocks: Any = np.nditer([x, grad, out], flags, modes, buffersize=BLOCK)
     with np.errstate(all="ignore"), blocks:
-        for place, given, target in blocks:
+        for place, given, target in checked(blocks):
             target[...] = _FUNCTIONS[name](place, given)
     return out
 

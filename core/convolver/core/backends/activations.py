@@ -13,6 +13,7 @@ import numpy as np
 
 from convolver.core.backends import Array
 from convolver.core.backends.erfc import erfc
+from convolver.core.cancellation import checked
 from convolver.core.parameters import Activation
 
 BLOCK = 1 << 12
@@ -24,7 +25,7 @@ def activate(name: Activation, x: Array) -> None:
     flags: Any = ["external_loop", "buffered", "zerosize_ok"]
     blocks: Any = np.nditer(x, flags, ["readwrite"], buffersize=BLOCK)
     with np.errstate(over="ignore", invalid="ignore"), blocks:
-        for block in blocks:
+        for block in checked(blocks):
             block[...] = _FUNCTIONS[name](block)
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from convolver.core.backends import Smeared, last
+from convolver.core.cancellation import checked
 from convolver.core.tiling import Tiling
 
 Tensor = Any
@@ -61,7 +62,7 @@ def convolved(tiling: Tiling, library: Library, x: Tensor, weights: Tensor) -> T
     places = [list(_places(tiling, d)) for d in range(made.ndim)]
     for part, items, groups in _blocks(tiling):
         kept = slice(part * op.groups + groups.start, part * op.groups + groups.stop)
-        for tile in product(*places):
+        for tile in checked(product(*places)):
             read, cut, write = zip(*tile, strict=True)
             block = library.forward(columns[(part, items, groups, slice(None), *read)], tiling.lengths)
             sums = library.inverse(_products(tiling, library, block, weights[kept]), tiling.lengths)

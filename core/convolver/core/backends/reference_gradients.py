@@ -31,6 +31,7 @@ from convolver.core.backends.arrays import (
 )
 from convolver.core.backends.integers import _rounded
 from convolver.core.backends.sums import summed
+from convolver.core.cancellation import checked, checkpoint
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.gradients import Wanted, outputs
 from convolver.core.methods import is_linear
@@ -61,13 +62,16 @@ def _each(
     if op.transposed and (wanted.input or wanted.weight):
         source = _window(g, tuple(-begin for begin in op.pad_begin), source_size(geometry))
     if wanted.input:
+        checkpoint()
         through_input = _input(geometry, _wide(op, canonical_weight(op, given(w, "weight"))), source)
         yield "grad_input", _rounded_once(op, in_layout(op, through_input))
         del through_input
     if wanted.weight:
+        checkpoint()
         through_weight = _weight(geometry, _wide(op, canonical_input(op, given(x, "input"))), source)
         yield "grad_weight", _rounded_once(op, weight_in_layout(op, through_weight))
     if wanted.bias:
+        checkpoint()
         yield "grad_bias", _rounded_once(op, g.sum((0, *range(2, g.ndim))))
 
 
@@ -212,7 +216,7 @@ def _correlated(made: Geometry, source: Array, rows: Array) -> Array:
     factors = np.moveaxis(rows.reshape(made.batch, groups, -1, *made.output_size), 0, 2)
     windows = _windows(made, source)
     total = np.zeros((groups, factors.shape[1], made.sum_length), source.dtype)
-    for some, items, places in _blocks(made, source.itemsize):
+    for some, items, places in checked(_blocks(made, source.itemsize)):
         block: Any = (some, ..., items, places, *(slice(None),) * (made.ndim - 1))
         total[some] += _product(factors[block], windows[block], total[some].shape)
     return total.reshape(made.out_channels, made.channels_per_group, *made.kernel)

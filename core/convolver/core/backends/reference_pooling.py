@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from convolver.core import dtypes
 from convolver.core.backends import Array, Index
+from convolver.core.cancellation import checked
 from convolver.core.pooling import Pooling
 from convolver.core.pooling_memory import block, order
 
@@ -32,7 +33,7 @@ def pool(pooling: Pooling, x: Array) -> Array:
     output: Array = np.empty(pooling.output.shape, dtypes.TABLE[pooling.output_dtype].numpy)
     source, target = _canonical(pooling, x), _canonical(pooling, output)
     with np.errstate(all="ignore"):  # NaN and infinity travel as IEEE has them
-        for part in _blocks(pooling):
+        for part in checked(_blocks(pooling)):
             target[part] = _pooled(pooling, _wide(pooling, source[part]))
     return output
 
@@ -45,7 +46,7 @@ def pool_gradient(pooling: Pooling, x: Array, grad: Array) -> Array:
     output: Array = np.empty(pooling.input_shape, dtypes.TABLE[pooling.dtype].numpy)
     source, given, target = (_canonical(pooling, array) for array in (x, grad, output))
     with np.errstate(all="ignore"):
-        for part in _blocks(pooling):
+        for part in checked(_blocks(pooling)):
             g = _wide(pooling, given[part])
             largest = pooling.kind == "max"
             target[part] = _routed(pooling, _wide(pooling, source[part]), g) if largest else _spread(pooling, g)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolver.core.backends import Array, LayerWeights, Outcome, Prepared
+from convolver.core.cancellation import checked
 from convolver.core.dtypes import TABLE
 from convolver.core.errors import IntegerOverflow
 from convolver.core.geometry import Geometry
@@ -56,7 +57,7 @@ def convolved(steps: Steps, plan: Plan, prepared: Prepared, x: Tensor) -> Tensor
 
 def run(steps: Steps, plan: StackPlan, weights: Sequence[LayerWeight], x: Tensor) -> dict[str, Tensor]:
     """The last layer's output. Raises IntegerOverflow naming the layer."""
-    for i, (layer, given) in enumerate(zip(plan.layers, weights, strict=True)):
+    for i, (layer, given) in enumerate(checked(zip(plan.layers, weights, strict=True))):
         with _naming(i):
             x = _output(steps, layer, given, x)
     return {"output": x}
@@ -71,7 +72,7 @@ def gradients(
     kept = list(_forward(steps, plan, weights, x))
     made: dict[str, Tensor] = {}
     g = grad_output.real if TABLE[plan.dtype].kind == "float" else grad_output
-    for i in reversed(range(len(plan.layers))):
+    for i in checked(reversed(range(len(plan.layers)))):
         wanted = plan.wanted_of(i)
         if wanted is None:
             break
@@ -117,7 +118,7 @@ def _output(steps: Steps, layer: LayerPlan, given: LayerWeight, x: Tensor) -> Te
 
 def _forward(steps: Steps, plan: StackPlan, weights: Sequence[LayerWeight], x: Tensor) -> Iterator[_Kept]:
     """What each layer's gradients need of it. The last one's output is not computed."""
-    for i, (layer, given) in enumerate(zip(plan.layers, weights, strict=True)):
+    for i, (layer, given) in enumerate(checked(zip(plan.layers, weights, strict=True))):
         wanted = plan.wanted_of(i)
         needed = wanted is not None and reads_input(layer, wanted)
         sums, before = None, x

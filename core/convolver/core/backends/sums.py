@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from convolver.core import methods
 from convolver.core.backends import Array, last
 from convolver.core.backends.threads import shared
+from convolver.core.cancellation import checked
 from convolver.core.geometry import Geometry
 
 
@@ -26,13 +27,7 @@ def summed(geometry: Geometry, x: Array, w: Array, threads: int = 1, out: Array 
     return made
 
 
-def linear(
-    geometry: Geometry,  # noqa: ARG001 - as every method is called
-    x: Array,
-    w: Array,
-    out: Array,
-    threads: int,
-) -> None:
+def linear(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
     """A kernel that spans the input: a matrix product (N, C * prod(K)) with (C * prod(K), O)."""
     rows, columns, target = x.reshape(len(x), -1), w.reshape(len(w), -1).T, out.reshape(len(x), len(w))
 
@@ -40,7 +35,7 @@ def linear(
         for kernels, items in blocks:
             np.matmul(rows[items], columns[:, kernels], out=target[items, kernels])
 
-    shared(threads, _blocks(methods.shares(len(w), len(x), threads), (len(w), len(x))), multiply)
+    shared(threads, _blocks(methods.parts(geometry, (len(w), len(x)), threads), (len(w), len(x))), multiply)
 
 
 def pointwise(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
@@ -56,7 +51,7 @@ def pointwise(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) 
         for items, some in blocks:
             _multiply(rows, columns[:, items, ..., some], target.swapaxes(0, 1)[:, items, ..., some])
 
-    shared(threads, _blocks(methods.shares(batch, places, threads), (batch, places)), multiply)
+    shared(threads, _blocks(methods.parts(geometry, (batch, places), threads), (batch, places)), multiply)
 
 
 def gemm(geometry: Geometry, x: Array, w: Array, out: Array, threads: int) -> None:
@@ -172,7 +167,7 @@ def _scatter(geometry: Geometry, columns: Array, matrices: dict[tuple[int, ...],
     batch, groups, per_group, height = columns.shape[:4]
     block = methods.scatter_block(geometry, out.itemsize)
     scratch = np.empty(min(batch, block[0]) * prod(out.shape[1:3]) * block[1] * columns.shape[4], out.dtype)
-    for items, rows in _blocks(block, (batch, height)):
+    for items, rows in checked(_blocks(block, (batch, height))):
         some = columns[items, :, :, rows].reshape(items.stop - items.start, groups, per_group, -1)
         shape = (len(some), groups, out.shape[2], some.shape[3])
         product = scratch[: prod(shape)].reshape(shape)

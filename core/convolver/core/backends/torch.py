@@ -28,9 +28,11 @@ from convolver.core.backends import (
 from convolver.core.backends.activation_gradients import FLAT
 from convolver.core.backends.arrays import canonical_weight, forward_weight
 from convolver.core.backends.torch_arrays import bits, is_torchs, received, tensor
+from convolver.core.backends.torch_failures import within_memory
 from convolver.core.backends.torch_gradients import gradients
 from convolver.core.backends.torch_pooling import pool, pool_gradient, rounded
 from convolver.core.backends.torch_sums import Packed, canonical_input, convolved, in_layout, pack, padded, turned
+from convolver.core.cancellation import checkpoint
 from convolver.core.choose import Capability
 from convolver.core.dtypes import DTypeName
 from convolver.core.geometry import Geometry
@@ -89,6 +91,9 @@ class TorchBackend:
         """Both on the device, in the accumulator's type, the weight canonical and contiguous, or packed for oneDNN
         where it stays and that pays, or its spectra.
         """
+        return within_memory(self._device, lambda: self._prepared(plan, weight, bias, stays=stays))
+
+    def _prepared(self, plan: Plan, weight: Array, bias: Array | None, *, stays: bool) -> Prepared:
         canonical = canonical_weight(plan.operation, weight)
         on_device = None if bias is None else self._sent(plan, bias)
         if plan.algorithm == "direct":
@@ -108,7 +113,8 @@ class TorchBackend:
         """The convolution."""
         check_out(out, plan.output)
         if self._staging and (parts := torch_cuda.parts(plan)):
-            return self._overlapped(self._staging, plan, parts, prepared, input, out)
+            overlapped = partial(self._overlapped, self._staging, plan, parts, prepared, input, out)
+            return within_memory(self._device, overlapped)
         given, steps = (input, plan.input.dtype), _STEPS if out is None else _WRITTEN
         return self._timed(plan, [given], lambda x: {"output": stacks.convolved(steps, plan, prepared, x)}, out)
 
@@ -172,6 +178,15 @@ class TorchBackend:
         """What `compute` makes of the operands on the device, which go there once and whose results come back once; the
         only one into `out`, where that is given.
         """
+        return within_memory(self._device, lambda: self._timed_once(plan, operands, compute, out))
+
+    def _timed_once(
+        self,
+        plan: Plan | StackPlan,
+        operands: Sequence[tuple[Array | None, DTypeName]],
+        compute: Callable[..., dict[str, torch.Tensor]],
+        out: Array | None,
+    ) -> Outcome:
         start = time.perf_counter()
         if self._device.type == "cpu":
             torch.set_num_threads(plan.threads)  # of this thread alone
@@ -179,6 +194,7 @@ class TorchBackend:
         self._finish()
         sent = time.perf_counter()
         with self._switched(plan.execution), torch.inference_mode():
+            checkpoint()  # what is launched runs to its end
             made = compute(*tensors)
         self._finish()
         computed = time.perf_counter()

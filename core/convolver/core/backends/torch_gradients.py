@@ -17,6 +17,7 @@ from convolver.core.adjoint import (
 from convolver.core.backends import Prepared, last
 from convolver.core.backends.reference_gradients import borders, copied_from, given
 from convolver.core.backends.torch_sums import canonical_input, convolved, in_layout, padded
+from convolver.core.cancellation import checkpoint
 from convolver.core.geometry import Geometry, dilated
 from convolver.core.gradients import Wanted, outputs
 from convolver.core.methods import is_linear
@@ -37,6 +38,7 @@ def gradients(
             return {name: g.new_zeros(header.shape) for name, header in outputs(geometry, wanted)}
         grads = _linear(geometry, wanted, x, w, g)
         if wanted.bias:
+            checkpoint()
             grads["grad_bias"] = g.sum((0, *range(2, g.ndim)))
         return grads
 
@@ -49,8 +51,10 @@ def _linear(
     if op.transposed and (wanted.input or wanted.weight):
         g = _window(g, tuple(-begin for begin in op.pad_begin), source_size(geometry))
     if wanted.input:
+        checkpoint()
         grads["grad_input"] = in_layout(op, _input(geometry, _canonical_weight(op, _wide(op, given(w, "weight"))), g))
     if wanted.weight:
+        checkpoint()
         grads["grad_weight"] = weight_in_layout(
             op, _weight(geometry, canonical_input(op, _wide(op, given(x, "input"))), g)
         )
@@ -166,6 +170,7 @@ def _correlated(made: Geometry, source: torch.Tensor, rows: torch.Tensor, paddin
     if not source.is_complex():
         return _of_reals(made, source, rows, padding)
     real = _of_reals(made, torch.cat((source.real, source.imag)), torch.cat((rows.real, rows.imag)), padding)
+    checkpoint()
     turned = torch.cat((source.imag, source.real))
     imaginary = _of_reals(made, turned, torch.cat((rows.real, -rows.imag)), padding)
     return torch.complex(real, imaginary)

@@ -112,8 +112,8 @@ def estimate(
     """The cost of a convolution, or of its gradients, on the back end of that name."""
     if wanted:
         return _of_gradients(geometry, backend, threads, wanted)
-    kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
-    beside = OVERHEAD[kind] + _activation_seconds(geometry, kind)
+    kind = _kind(backend)
+    beside = overhead(backend) + _activation_seconds(geometry, kind)
     if algorithm == "fft":
         tiles = tiling(geometry)
         return Estimate(beside + _fft_seconds(tiles, kind), tiles.work, tiles.workspace_bytes)
@@ -127,9 +127,18 @@ def estimate(
 
 def seconds_of(plan: Plan) -> float:
     """Those that a plan's products take, beside the overhead of a call."""
-    kind = "torch:cuda" if plan.backend.startswith("torch:cuda") else plan.backend
     found = estimate(plan.geometry, plan.backend, plan.threads, plan.algorithm, plan.wanted)
-    return found.seconds - OVERHEAD[kind]
+    return found.seconds - overhead(plan.backend)
+
+
+def overhead(backend: str) -> float:
+    """Seconds of a call of that back end that computes nothing."""
+    return OVERHEAD[_kind(backend)]
+
+
+def _kind(backend: str) -> str:
+    """Of which the figures above are: devices of CUDA count as one."""
+    return "torch:cuda" if backend.startswith("torch:cuda") else backend
 
 
 def threads_that_pay(
@@ -152,8 +161,7 @@ def pooling_threads_that_pay(pooling: Pooling, backend: str, threads: int) -> in
 
 def pooling_seconds(pooling: Pooling, backend: str) -> float:
     """Those of a pooling on the back end of that name."""
-    kind = "torch:cuda" if backend.startswith("torch:cuda") else backend
-    return OVERHEAD[kind] + pooling.work * POOLED_SECONDS[kind]
+    return overhead(backend) + pooling.work * POOLED_SECONDS[_kind(backend)]
 
 
 def _of_gradients(geometry: Geometry, backend: str, threads: int, wanted: Wanted) -> Estimate:

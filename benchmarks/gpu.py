@@ -5,13 +5,15 @@ Of the back end alone, without a server: what the transfers through pinned memor
 
 from __future__ import annotations
 
-import time
-from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from benchmarks._convolutions import convolution
+from benchmarks._measure import interleave, medians
+from convolver.client.bench import WORKLOADS, Workload
+from convolver.client.bench._service import tensors
 from convolver.core.backends import available
 from convolver.core.choose import choose
 from convolver.core.geometry import Geometry
@@ -24,39 +26,21 @@ if TYPE_CHECKING:
 NAME = "torch:cuda:0"
 ROUNDS = 30
 
-
-class Case(NamedTuple):
-    """A convolution in float32, "highest" precision."""
-
-    input: tuple[int, ...]
-    weight: tuple[int, ...]
-    padding: int
+CASES = (Workload("64 feature maps", (64, 64, 56, 56), (64, 64, 3, 3), padding=1), WORKLOADS["big"], WORKLOADS["tiny"])
+"""In "highest" precision."""
 
 
-CASES = {
-    "feature map, 64 items": Case((64, 64, 56, 56), (64, 64, 3, 3), 1),
-    "big": Case((4, 3, 1024, 1024), (8, 3, 3, 3), 0),
-    "tiny": Case((1, 3, 32, 32), (16, 3, 3, 3), 0),
-}
-
-
-def calls_of(case: Case) -> dict[str, Callable[[], Any]]:
+def calls_of(case: Workload) -> dict[str, Callable[[], object]]:
     """What is compared: each reads the same array and gives one in host memory."""
-    rng = np.random.default_rng(0)
-    x, w = (rng.standard_normal(shape, np.float32) for shape in (case.input, case.weight))
+    x, w = tensors(case)
     [backend] = available(NAME, 1)
     parameters: Any = {"padding": case.padding}
     op = parse(Tensor("float32", case.input), Tensor("float32", case.weight), None, parameters)
     plan = choose(Geometry.of(op), Execution(backend=NAME, algorithm="direct"), [backend.capability])
     prepared, out = backend.prepare(plan, w, None), np.zeros(plan.output_shape, np.float32)
-    kernels = torch.from_numpy(w).cuda()
-
-    def local() -> object:
-        with torch.inference_mode():
-            return torch.nn.functional.conv2d(torch.from_numpy(x).cuda(), kernels, padding=case.padding).cpu().numpy()
-
+    local = convolution(case, torch.from_numpy(w), "cuda")
     return {
-        "torch": local,
+        "torch": lambda: local(torch.from_numpy(x)),
         "back end": lambda: backend.run(plan, prepared, x),
         "back end, out=": lambda: backend.run(plan, prepared, x, out),
     }
@@ -64,20 +48,11 @@ def calls_of(case: Case) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Medians in one run, in turns."""
-    torch.backends.cudnn.allow_tf32 = False
     print(torch.cuda.get_device_name(0), f"torch {torch.__version__}")
-    for title, case in CASES.items():
-        calls = calls_of(case)
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for turn in range(ROUNDS + 3):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                if turn >= 3:
-                    seconds[name].append(time.perf_counter() - start)
-        base = median(seconds["torch"])
+    for case in CASES:
+        seconds = medians(interleave(calls_of(case), ROUNDS, warmup=3))
         for name, found in seconds.items():
-            print(f"{title:24} {name:16} {median(found) * 1e3:9.3f} ms  {median(found) / base:5.2f} of torch's")
+            print(f"{case.name:24} {name:16} {found * 1e3:9.3f} ms  {found / seconds['torch']:5.2f} of torch's")
 
 
 if __name__ == "__main__":

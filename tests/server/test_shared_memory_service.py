@@ -234,6 +234,7 @@ def test_sharing_is_off_unless_it_was_asked_for(channel: grpc.Channel) -> None:
     [
         ("unix:", True),
         ("unix:/tmp/socket", True),
+        ("unix-abstract:name", True),
         ("ipv4:127.0.0.1:50051", True),
         ("ipv4:127.8.9.10:1", True),
         ("ipv6:%5B::1%5D:50051", True),

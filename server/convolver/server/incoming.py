@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convolver.core.chunks import Filling
 from convolver.core.errors import InvalidConvolution
 from convolver.core.stack_plan import tensor_bytes
 from convolver.core.tensors import from_bytes
@@ -21,38 +22,34 @@ MOST_NAMED = 4
 
 
 class IncomingTensors:
-    """Tensors by their names, whose bytes come one tensor after the other.
-
-    Attributes:
-        bytes: of all of them.
-        come: how many are there.
-    """
+    """Tensors by their names, whose bytes come one tensor after the other."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
-        sizes = {name: tensor_bytes(tensor) for name, tensor in tensors.items()}
         # The system gives memory for what is written, not for what is said.
-        self._buffers = {name: np.empty(size, np.uint8) for name, size in sizes.items()}
-        self.bytes, self.come = sum(sizes.values()), 0
-        self._unfilled = iter(self._buffers.values())
-        self._room = memoryview(b"")
+        self._buffers = {name: np.empty(tensor_bytes(tensor), np.uint8) for name, tensor in tensors.items()}
+        self._filling = Filling(self._buffers.values())
 
     @property
     def names(self) -> Iterable[str]:
         """Of the tensors, in their order."""
         return self._tensors
 
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return self._filling.bytes
+
+    @property
+    def come(self) -> int:
+        """How many bytes are there."""
+        return self._filling.come
+
     def take(self, data: memoryview) -> None:
         """The next bytes. Raises InvalidConvolution for more than there are."""
         if self.come + data.nbytes > self.bytes:
             self._refuse(f"{self.come + data.nbytes} bytes of data or more came")
-        self.come += data.nbytes
-        while data:
-            if not self._room:
-                self._room = next(self._unfilled).data
-            size = min(len(self._room), len(data))
-            self._room[:size] = data[:size]
-            self._room, data = self._room[size:], data[size:]
+        self._filling.take(data)
 
     def check_complete(self) -> None:
         """Raises InvalidConvolution where bytes are missing."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
+from convolver.core.cancellation import checked
 from convolver.core.geometry import Geometry
 from convolver.core.plan import Plan
 
@@ -127,7 +128,7 @@ class Staging:
 def overlapped(staging: Staging, work: Iterable[Work]) -> None:
     """All the work, each part of which is fetched while the next one is sent and computed."""
     waiting = None
-    for compute, host, out in work:
+    for compute, host, out in checked(work):
         made = compute(staging.sent(host))
         done = torch.cuda.current_stream(made.device).record_event()
         if waiting:
@@ -139,7 +140,8 @@ def overlapped(staging: Staging, work: Iterable[Work]) -> None:
 
 def parts(plan: Plan) -> list[tuple[slice, Plan]]:
     """Items that can be computed while others travel, with the plan of each part; none where that would not pay, or
-    would change what the operation is.
+    would change what the operation is. Not core.pieces': those are of other sizes, chosen anew, and may be rows; these
+    keep what was chosen for the whole, and what a channel's packing or an integer's overflow does.
     """
     geometry, op = plan.geometry, plan.operation
     if plan.execution.deterministic or plan.algorithm != "direct" or op.batch_groups > 1 or not op.batched:

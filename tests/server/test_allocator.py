@@ -31,7 +31,7 @@ class Server:
     def __init__(self, settings):
         print(is_mapped(48))
 
-    async def run(self):
+    async def run(self, *_):
         pass
 
 server.Server = Server

@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from convolver.server.http import HttpServer
+from convolver.server.metrics import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def readiness() -> Readiness:
 
 @pytest.fixture
 def server(readiness: Readiness) -> Iterator[HttpServer]:
-    server = HttpServer("127.0.0.1", 0, readiness)
+    server = HttpServer("127.0.0.1", 0, readiness, REGISTRY)
     server.start()
     yield server
     server.stop()
@@ -103,7 +104,7 @@ def test_other_methods_are_refused(method: str, server: HttpServer) -> None:
 
 
 def test_two_servers_on_port_zero_have_different_addresses(server: HttpServer) -> None:
-    other = HttpServer("127.0.0.1", 0, Readiness())
+    other = HttpServer("127.0.0.1", 0, Readiness(), REGISTRY)
     other.start()
     assert other.address != server.address
     other.stop()
@@ -112,7 +113,7 @@ def test_two_servers_on_port_zero_have_different_addresses(server: HttpServer) -
 def test_an_ipv6_address_is_written_in_brackets() -> None:
     if not has_ipv6_loopback():
         pytest.skip("this machine has no IPv6")
-    server = HttpServer("::1", 0, Readiness())
+    server = HttpServer("::1", 0, Readiness(), REGISTRY)
     server.start()
     assert server.address.startswith("[::1]:")
     assert ask(server, "/healthz")[0] == 200
@@ -122,7 +123,7 @@ def test_an_ipv6_address_is_written_in_brackets() -> None:
 def test_a_taken_port_is_an_error(server: HttpServer) -> None:
     host, _, port = server.address.rpartition(":")
     with pytest.raises(OSError, match="in use"):
-        HttpServer(host, int(port), Readiness()).start()
+        HttpServer(host, int(port), Readiness(), REGISTRY).start()
 
 
 def test_a_stopped_server_refuses_connections_and_can_be_stopped_again(server: HttpServer) -> None:

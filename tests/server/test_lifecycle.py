@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -58,7 +59,7 @@ def http_code(url: str) -> int:
 
 def is_computing(running: RunningServer) -> bool:
     with urllib.request.urlopen(f"{running.http}/metrics", timeout=30) as answer:  # noqa: S310 - our own http://
-        return b"\nconvolver_in_flight 1.0\n" in answer.read()
+        return re.search(rb"^convolver_in_flight(\{.*\})? 1\.0$", answer.read(), re.MULTILINE) is not None
 
 
 @contextmanager

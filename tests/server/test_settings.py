@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import ValidationError
+from tests.server.settings_loading import forget_variables, refusing
 
-from convolver.server.settings import Bytes, Settings, as_toml, load
+from convolver.server.settings import Settings, as_toml, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +19,12 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("CONVOLVER_")]:
-        monkeypatch.delenv(name)
+    forget_variables(monkeypatch)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    return refusing(capsys)
 
 
 @pytest.fixture
@@ -34,19 +37,6 @@ def config(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Loads settings that must be refused with exit code 2, returns what is then on standard error."""
-
-    def refuse(*argv: str) -> str:
-        with pytest.raises(SystemExit) as exit_:
-            load(argv)
-        assert exit_.value.code == 2
-        return capsys.readouterr().err
-
-    return refuse
 
 
 def test_without_any_setting_only_this_machine_is_served() -> None:
@@ -88,56 +78,6 @@ def test_http_is_switched_off_by_a_flag_a_variable_or_a_file(
     assert load(["--config", config(f'http_listen = "{word}"')]).http_listen is None
     monkeypatch.setenv("CONVOLVER_HTTP_LISTEN", word)
     assert load([]).http_listen is None
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("64MiB", 2**26),
-        ("64 MiB", 2**26),
-        ("1KB", 1000),
-        ("1.5KiB", 1536),
-        ("1gib", 2**30),
-        ("512B", 512),
-        ("512", 512),
-    ],
-)
-def test_bytes_are_written_with_a_unit_or_without(text: str, number: int) -> None:
-    assert load(["--max-message", text]).max_message == number
-
-
-@pytest.mark.parametrize("text", ["12,000", "64QiB", "-5", "64MiB/s", "", "0", "1e6", "2GiB"])
-def test_what_is_no_size_of_a_message_is_refused(text: str, refused: Callable[..., str]) -> None:
-    assert re.match(f"convolver-server: --max-message: '{re.escape(text)}': .+\n$", refused(f"--max-message={text}"))
-
-
-def test_bytes_are_shown_in_the_largest_unit_that_divides_them() -> None:
-    assert [str(Bytes(number)) for number in (2**26, 1000, 3 * 2**30, 2**62)] == ["64MiB", "1000B", "3GiB", "4EiB"]
-
-
-def test_counts_take_an_exponent() -> None:
-    assert load(["--max-work", "1e13"]).max_work == 10**13
-
-
-@pytest.mark.parametrize(
-    ("flag", "text"),
-    [("--max-work", text) for text in ("0", "-1", "1.5", "1.5e0", "1e99", "1e999999999", "nan", "many")]
-    + [("--grace", text) for text in ("-1", "inf", "nan", "soon")]
-    + [("--threads", text) for text in ("-1", "1025", "half")],
-)
-def test_what_is_no_count_and_no_time_is_refused(flag: str, text: str, refused: Callable[..., str]) -> None:
-    assert f"convolver-server: {flag}: " in refused(f"{flag}={text}")
-
-
-@pytest.mark.parametrize(("written", "limit"), [("268435456\n", 2**28), ("max\n", 2**63)])
-def test_the_memory_budget_is_half_of_the_container_or_the_machine(
-    written: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = tmp_path / "memory.max"
-    file.write_text(written)
-    monkeypatch.setattr("convolver.server.settings._CGROUP_LIMITS", (tmp_path / "absent", file))
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert load([]).memory_budget == min(limit, machine) // 2 // 2**20 * 2**20
 
 
 def test_one_request_may_take_the_whole_memory_budget_unless_told_otherwise() -> None:
@@ -250,10 +190,6 @@ def test_a_flag_can_take_back_what_a_variable_switches_on(monkeypatch: pytest.Mo
     monkeypatch.setenv("CONVOLVER_EXIT_ON_EOF", "true")
     assert load([]).exit_on_eof is True
     assert load(["--no-exit-on-eof"]).exit_on_eof is False
-
-
-def test_log_levels_are_read_in_either_case() -> None:
-    assert load(["--log-level", "WARNING"]).log_level == "warning"
 
 
 def test_settings_are_frozen() -> None:

@@ -13,11 +13,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
-from convolver.server.metrics import REGISTRY
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from prometheus_client import CollectorRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,12 @@ _POLL = 0.1  # seconds; stop() waits so long, and a connection may outlast PATIE
 
 
 class HttpServer:
-    """Serves /metrics, /healthz and /readyz. Each /readyz calls `ready`, from another thread than the maker's."""
+    """Serves /metrics, /healthz and /readyz. Each /readyz calls `ready`, each /metrics the registry's collectors, from
+    other threads than the maker's.
+    """
 
-    def __init__(self, host: str, port: int, ready: Callable[[], bool]) -> None:
-        self._host, self._port, self._application = host, port, _application(ready)
+    def __init__(self, host: str, port: int, ready: Callable[[], bool], registry: CollectorRegistry) -> None:
+        self._host, self._port, self._application = host, port, _application(ready, registry)
         self._server: _Server | None = None
         self.address = ""
         """`host:port` or `[ipv6]:port` with the port that a 0 became; empty before the start."""
@@ -103,8 +105,8 @@ class _Server(ThreadingMixIn, WSGIServer):
                 request.shutdown(socket.SHUT_RDWR)
 
 
-def _application(ready: Callable[[], bool]) -> WSGIApplication:
-    expose = make_wsgi_app(REGISTRY)
+def _application(ready: Callable[[], bool], registry: CollectorRegistry) -> WSGIApplication:
+    expose = make_wsgi_app(registry)
 
     def metrics(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -24,8 +24,26 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from convolver.server.address import checked, host_and_port, is_local
-from convolver.server.cores import cores
+from convolver.server.address import is_local
+from convolver.server.setting_types import (
+    LONGEST,
+    Address,
+    Age,
+    Bytes,
+    Count,
+    LogLevel,
+    Seconds,
+    Size,
+    SomeSeconds,
+    Threads,
+    a_quarter_of_the_memory_budget,
+    a_workers_memory_budget,
+    absent,
+    half_the_memory,
+    share,
+    split_commas,
+    the_memory_budget,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +51,10 @@ if TYPE_CHECKING:
     from pydantic import ValidationInfo
     from pydantic_settings import PydanticBaseSettingsSource
 
-__all__ = ["Settings", "as_toml", "host_and_port", "load"]
+__all__ = ["Bytes", "Settings", "as_toml", "load"]
 
 PROGRAM = "convolver-server"
 PREFIX = "CONVOLVER_"
-LARGEST = 2**63 - 1
 
 FOREIGN_VARIABLES = (
     r"CONVOLVER_ADDRESS",  # the client's
@@ -46,79 +63,14 @@ FOREIGN_VARIABLES = (
 )
 """Patterns of variables that begin like ours and are none of the server's settings."""
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _METAVARS = {
     "Bytes": "BYTES",
     "float": "SECONDS",
     "int": "NUMBER",
     "tuple[str,...]": "ADDRESS",
     "{str,null}": "ADDRESS",
+    "{float,null}": "SECONDS",
 }
-
-
-class Bytes(ByteSize):
-    """A number of bytes, read from and shown as `64MiB`."""
-
-    def __str__(self) -> str:
-        """The largest binary unit that divides it: 64MiB, 1000B."""
-        power = min((int(self) & -int(self)).bit_length() - 1, 69) // 10 if self else 0
-        return f"{int(self) >> 10 * power}{('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[power]}"
-
-
-def _split_commas(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _absent(value: object) -> object:
-    return None if value in ("", "none") else value
-
-
-def _checked_bytes(value: object) -> object:
-    """ByteSize alone would read `12,000` as 12 and `64MiB/s` as 64 MiB."""
-    if isinstance(value, str) and not re.fullmatch(r"\s*\d*\.?\d+\s*[A-Za-z]*\s*", value):
-        raise ValueError("bytes are written 64MiB, 500MB or 1048576")
-    return value
-
-
-def _integral(value: object) -> object:
-    """`1e12` as the number it is, which one likes to write and int() refuses."""
-    return float(value) if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?[eE]\d{1,2}", value) else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _all_cores(threads: int) -> int:
-    return threads or cores()
-
-
-def half_the_memory() -> Bytes:
-    """Half of what this process may use, the machine's memory or its container's limit, in bytes and whole MiB."""
-    written = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    smallest = min([machine, *(int(limit) for limit in written if limit.isdigit())])
-    return Bytes(max(smallest >> 21, 1) << 20)
-
-
-def the_memory_budget(settings: dict[str, Any]) -> Bytes:
-    """What `max_request_bytes` is unless it is set, one request alone may take the whole budget; and what
-    `shared_memory_budget` is, where inputs and outputs are that would otherwise be within it.
-    """
-    budget: Bytes = settings["memory_budget"]
-    return budget
-
-
-def a_quarter_of_the_memory_budget(settings: dict[str, Any]) -> Bytes:
-    """What `layer_budget` is unless it is set, in bytes; it comes on top of the memory budget."""
-    return Bytes(max(settings["memory_budget"] // 4, 1))
-
-
-Address = Annotated[str, AfterValidator(checked)]
-Size = Annotated[Bytes, BeforeValidator(_checked_bytes), Field(gt=0, le=LARGEST)]
-Count = Annotated[int, BeforeValidator(_integral), Field(gt=0, le=LARGEST)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Settings(BaseSettings):
@@ -131,17 +83,20 @@ class Settings(BaseSettings):
     listen: Annotated[
         tuple[Address, ...],
         NoDecode,
-        BeforeValidator(_split_commas),
+        BeforeValidator(split_commas),
         Field(min_length=1, description="where gRPC is served: host:port, [ipv6]:port or unix:/path; may be repeated"),
     ] = ("127.0.0.1:50051",)
-    http_listen: Annotated[Address | None, BeforeValidator(_absent)] = Field(
+    http_listen: Annotated[Address | None, BeforeValidator(absent)] = Field(
         "127.0.0.1:8002", description="where /metrics, /healthz and /readyz are served, or none"
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="server processes that share the addresses, for hosts that compute on many cores"
     )
     backend: Literal["auto", "reference", "torch"] = Field(
         "auto", description="what computes; auto takes the cheapest for each request"
     )
-    threads: Annotated[int, AfterValidator(_all_cores)] = Field(
-        0, ge=0, le=1024, description="threads that compute; 0 is one for each core it may use"
+    threads: Threads = Field(
+        0, description="threads that compute, in each worker; 0 is one for each core that they may use"
     )
     max_message: Size = Field(Bytes(2**26), le=2**31 - 1, description="largest message that gRPC takes")
     max_output_elements: Count = Field(2**31 - 1, description="most elements of one answer")
@@ -150,7 +105,7 @@ class Settings(BaseSettings):
         default_factory=half_the_memory, description="bytes in flight, summed over all requests"
     )
     max_request_bytes: Size = Field(
-        default_factory=the_memory_budget, description="peak bytes of one request: inputs, output and workspace"
+        default_factory=a_workers_memory_budget, description="peak bytes of one request: inputs, output and workspace"
     )
     layer_budget: Size = Field(default_factory=a_quarter_of_the_memory_budget, description="bytes of layers that stay")
     shared_memory: bool = Field(default=False, description="let callers on this host share memory")
@@ -158,16 +113,29 @@ class Settings(BaseSettings):
         default_factory=the_memory_budget, description="bytes that all callers may share"
     )
     stream_window: Count = Field(64, le=65_536, description="requests in flight on one stream; then it is not read")
-    idle_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    max_batch: Count = Field(32, description="most requests that run as one; 1 batches nothing")
+    max_delay: Seconds = Field(
+        0.0,
+        description="seconds that a request may wait for company while something runs; "
+        "nothing waits when the back end is idle",
+    )
+    queue_seconds: SomeSeconds = Field(
+        10.0, description="estimated seconds of work that may wait; more is refused with a time to come again"
+    )
+    idle_timeout: SomeSeconds = Field(
         30.0, description="seconds without a byte after which a chunked call that has more to come or to give is ended"
     )
     drain_delay: Seconds = Field(
         0.0, description="seconds to go on serving after SIGTERM, while readiness already says no"
     )
     grace: Seconds = Field(25.0, description="seconds that the requests in flight then have to finish")
-    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
-        "info", description="least severe messages that are logged"
+    max_connection_age: Age = Field(
+        None, description="seconds after which a connection is renewed, about a tenth more or less, or none"
     )
+    max_connection_age_grace: Seconds = Field(
+        30.0, le=LONGEST, description="seconds that the calls of a connection to be renewed then have to finish"
+    )
+    log_level: LogLevel = Field("info", description="least severe messages that are logged")
     exit_on_eof: bool = Field(default=False, description="stop when standard input ends, as it does with a parent")
 
     @field_validator("listen")
@@ -185,13 +153,32 @@ class Settings(BaseSettings):
             raise ValueError("HTTP is served on host:port or [ipv6]:port")
         return http_listen
 
+    @field_validator("workers")
+    @classmethod
+    def _share_the_addresses(cls, workers: int, info: ValidationInfo) -> int:
+        paths = [where for where in info.data.get("listen", ()) if where.startswith("unix:")]
+        if workers > 1 and paths:
+            raise ValueError(
+                f"{paths[0]} can have but one process: the last that listens there silently takes the path"
+            )
+        return workers
+
     @field_validator("max_request_bytes")
     @classmethod
     def _fits_the_budget(cls, request: Bytes, info: ValidationInfo) -> Bytes:
-        budget = info.data.get("memory_budget", request)
-        if request > budget:
-            raise ValueError(f"a request of {request} could never fit a memory_budget of {budget}")
+        workers = info.data.get("workers", 1)
+        whole = info.data.get("memory_budget", request)
+        if request > share(whole, workers):
+            shared = f", shared by {workers} workers" if workers > 1 else ""
+            raise ValueError(f"a request of {request} could never fit a memory_budget of {whole}{shared}")
         return request
+
+    @property
+    def of_one_worker(self) -> Settings:
+        """What one of the workers has to itself: its part of every budget, no HTTP, and its parent to end it."""
+        names = ("memory_budget", "layer_budget", "shared_memory_budget")
+        parts: dict[str, Bytes] = {name: share(getattr(self, name), self.workers) for name in names}
+        return self.model_copy(update={**parts, "http_listen": None, "exit_on_eof": False})
 
     @property
     def exposed(self) -> tuple[str, ...]:
@@ -251,7 +238,9 @@ def as_toml(settings: Settings) -> str:
 
 
 def _add_argument(parser: ArgumentParser, *names: str, **options: Any) -> None:  # noqa: ANN401  # argparse's own
-    options["help"] = options["help"].replace("default factory", "default")
+    options["help"] = (
+        options["help"].replace("default factory", "default").replace("(default: null)", "(default: none)")
+    )
     if "metavar" in options:  # --x and --no-x have none
         options["metavar"] = _METAVARS.get(options["metavar"], options["metavar"])
     parser.add_argument(*names, **options)

@@ -71,7 +71,16 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("failure")]
 
 
-@pytest.mark.parametrize("error", [RuntimeError(CAUSE), MemoryError(CAUSE), KeyError(CAUSE)], ids=repr)
+def test_where_there_is_no_memory_the_caller_may_come_again_and_the_log_has_the_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said = refusal(cast("grpc.RpcError", failure_of(MemoryError(CAUSE))))
+    assert (said.code, said.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert CAUSE not in said.text
+    assert [record.levelno for record in caplog.records if CAUSE in record.getMessage()] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("error", [RuntimeError(CAUSE), OSError(CAUSE), KeyError(CAUSE)], ids=repr)
 def test_an_unexpected_exception_is_internal_with_a_reference_that_the_log_has(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,7 +132,7 @@ def test_a_stream_that_is_left_while_an_answer_is_written_leaves_nothing(
 
     def is_blocked() -> bool:
         waiting = metric(running, RECEIVED) - metric(running, SENT) - before
-        return waiting == WINDOW and metric(running, "convolver_in_flight") == 0
+        return waiting == WINDOW and metric(running, "convolver_backlog_seconds") == 0
 
     with OpenStream(channel) as stream:
         stream.send(*map(padded, range(40)))

@@ -13,13 +13,15 @@ import pytest
 from tests.server.test_scheduler import THREADS, Work, cancel, held_bytes, in_flight, with_scheduler
 from tests.wait import until_in_loop
 
+from convolver.server.demand import Demand
+
 if TYPE_CHECKING:
     from convolver.server.scheduler import Scheduler
 
 
 @with_scheduler
 async def test_a_lease_holds_its_bytes_over_all_that_it_runs(scheduler: Scheduler) -> None:
-    lease = await scheduler.admitted(6)
+    lease = await scheduler.admitted(Demand(6))
     assert [await lease.run(partial(int, number)) for number in range(5)] == list(range(5))
     assert (held_bytes(), in_flight()) == (6, 1)
     lease.close()
@@ -28,17 +30,17 @@ async def test_a_lease_holds_its_bytes_over_all_that_it_runs(scheduler: Schedule
 
 @with_scheduler
 async def test_a_lease_holds_no_thread_between_what_it_runs(scheduler: Scheduler) -> None:
-    leases = [await scheduler.admitted(1) for _ in range(THREADS + 1)]
+    leases = [await scheduler.admitted(Demand(1)) for _ in range(THREADS + 1)]
     for lease in leases:
         await lease.run(int)
-    assert await scheduler.run(1, partial(int, 7)) == 7
+    assert await scheduler.run(Demand(1), partial(int, 7)) == 7
     for lease in leases:
         lease.close()
 
 
 @with_scheduler
 async def test_a_lease_that_is_closed_holds_its_bytes_while_what_it_began_runs(scheduler: Scheduler) -> None:
-    lease, work = await scheduler.admitted(6), Work()
+    lease, work = await scheduler.admitted(Demand(6)), Work()
     running = asyncio.create_task(lease.run(work))
     await work.has_started()
     await cancel(running)
@@ -49,7 +51,7 @@ async def test_a_lease_that_is_closed_holds_its_bytes_while_what_it_began_runs(s
 
 @with_scheduler
 async def test_a_lease_can_be_used_after_what_it_ran_has_failed(scheduler: Scheduler) -> None:
-    lease, failing = await scheduler.admitted(6), Work(error=ValueError("mine"))
+    lease, failing = await scheduler.admitted(Demand(6)), Work(error=ValueError("mine"))
     failing.let_go.set()
     with pytest.raises(ValueError, match="mine"):
         await lease.run(failing)
@@ -70,7 +72,7 @@ async def test_what_failed_work_held_is_let_go_of_without_a_collection(scheduler
     gc.disable()
     try:
         with suppress(ValueError):
-            await scheduler.run(1, fail)
+            await scheduler.run(Demand(1), fail)
         await until_in_loop(lambda: held[0]() is None, "its frames to be let go of")
     finally:
         gc.enable()
@@ -92,7 +94,7 @@ async def test_so_is_what_failed_after_its_caller_had_left(scheduler: Scheduler)
 
     gc.disable()
     try:
-        running = asyncio.create_task(scheduler.run(1, fails))
+        running = asyncio.create_task(scheduler.run(Demand(1), fails))
         await work.has_started()
         await cancel(running)
         work.let_go.set()

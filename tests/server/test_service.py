@@ -178,7 +178,7 @@ def test_plan_ignores_sources(channel: grpc.Channel) -> None:
 def test_the_report_has_the_device_and_the_seconds_of_each_phase(channel: grpc.Channel) -> None:
     report = pb.ConvolveResponse.FromString(call(channel, good_request())).result.report
     assert report.device
-    assert (report.batch_size, report.unbatched_reason) == (1, plan_pb2.UNBATCHED_REASON_DISABLED)
+    assert (report.batch_size, report.unbatched_reason) == (1, plan_pb2.UNBATCHED_REASON_ALONE)
     seconds = report.seconds
     assert seconds.decode > 0
     assert seconds.queue > 0

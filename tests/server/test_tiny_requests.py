@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract import FLOAT32
 
 from convolver.core.errors import UnknownLayer
+from convolver.server.answering import Accepted, Answering, Desk
+from convolver.server.demand import Demand
 from convolver.server.engine import Engine
 from convolver.server.layers import LayerStore
-from convolver.server.requests import FEW_LAYERS, Accepted, Requests
+from convolver.server.requests import FEW_LAYERS, Requests
 from convolver.server.scheduler import Scheduler
 from convolver.server.settings import Settings
 from convolver.v1 import convolution_pb2 as pb
 from convolver.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZE = 32
 
@@ -32,8 +38,18 @@ def convolution(size: int = SIZE, activation: str = "NONE", *, keep: bool = Fals
     return message.SerializeToString()
 
 
+class Caller:
+    """One who has all the time."""
+
+    name, deadline = "somebody", math.inf
+
+    def when_gone(self, release: Callable[[], None]) -> None:
+        """At once."""
+        release()
+
+
 def requests(scheduler: Any = None) -> Requests:  # noqa: ANN401 - a Scheduler, where something runs
-    return Requests(Engine.of(Settings(), LayerStore(10**6)), scheduler, 2**26)
+    return Requests(Desk(Engine.of(Settings(), LayerStore(10**6)), 2**26), scheduler)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +79,8 @@ def test_tiny_work_runs_on_the_loop_and_other_work_in_a_thread(size: int, monkey
             ran.append(threading.current_thread())
             return b""
 
-        monkeypatch.setattr(made, "_answer", answer)
-        assert await made.answer(convolution(size), [], 0.0, lambda _: b"") == b""
+        monkeypatch.setattr(Answering, "__call__", answer)
+        assert await made.answer(convolution(size), [], 0.0, lambda _: b"", Caller()) == b""
         assert not scheduler.busy
         scheduler.close()
 
@@ -83,7 +99,7 @@ def test_tiny_work_waits_behind_what_waits_for_room() -> None:
             held.set()
             release.wait(60)
 
-        first = asyncio.create_task(scheduler.run(60, hold))
+        first = asyncio.create_task(scheduler.run(Demand(60), hold))
         await asyncio.to_thread(held.wait, 60)
         assert (scheduler.has_room(40), scheduler.has_room(41)) == (True, False)
         release.set()
@@ -121,9 +137,9 @@ def test_a_request_of_many_layers_is_planned_in_a_thread(count: int, monkeypatch
             return accept(raw)
 
         monkeypatch.setattr(made, "_accepted", accepted)
-        monkeypatch.setattr(made, "_answer", lambda *_: answer)
+        monkeypatch.setattr(Answering, "__call__", lambda _: answer)
         for _ in range(2):  # the second time it is remembered
-            assert await made.answer(message.SerializeToString(), [], 0.0, lambda _: b"") == answer
+            assert await made.answer(message.SerializeToString(), [], 0.0, lambda _: b"", Caller()) == answer
         scheduler.close()
 
     asyncio.run(whole())

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_status import rpc_status
 
-from convolver.core.errors import BackendFailure, ConvolverError
+from convolver.core.errors import BackendFailure, ConvolverError, Overloaded
 from convolver.core.status import to_status
 from convolver.server import metrics
 from convolver.server._metrics_interceptor import write_all
-from convolver.server.scheduler import drop_tracebacks
+from convolver.server.frames import drop_tracebacks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 logger = logging.getLogger(__name__)
+
+AFTER_NO_MEMORY = 1.0
+"""Seconds after which a request for which there was no memory may come again."""
 
 
 class ErrorsInterceptor(grpc.aio.ServerInterceptor):
@@ -51,6 +54,9 @@ class ErrorsInterceptor(grpc.aio.ServerInterceptor):
                 return await (write_all(answer, context) if handler.response_streaming else answer)
             except grpc.aio.AbortError:
                 raise
+            except TimeoutError as late:  # it waited in vain for a thread; no error of ours has this status
+                drop_tracebacks(late)
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(late))
             except Exception as error:  # noqa: BLE001  # this is the edge: nothing unknown may travel, and nothing is lost
                 await context.abort_with_status(rpc_status.to_status(to_status(as_error(error))))
 
@@ -59,9 +65,13 @@ class ErrorsInterceptor(grpc.aio.ServerInterceptor):
 
 
 def as_error(error: Exception) -> ConvolverError:
-    """What a caller is told: the error itself, or a BackendFailure whose reference is in the log with the cause. The
-    error's traceback is gone then.
+    """What a caller is told: the error itself, Overloaded where there was no memory, or a BackendFailure whose
+    reference is in the log with the cause. The error's traceback is gone then.
     """
+    if isinstance(error, MemoryError):
+        logger.error("no memory: %s", error)
+        drop_tracebacks(error)
+        error = Overloaded("this machine has no memory for it now", AFTER_NO_MEMORY)
     if not isinstance(error, ConvolverError):
         reference = secrets.token_hex(8)
         logger.error("failure %s", reference, exc_info=error)

@@ -10,31 +10,32 @@ from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from convolver.core.chunks import chunks
 from convolver.core.errors import InvalidConvolution
-from convolver.core.pieces import pieces_workspace_bytes
 from convolver.core.tensors import sent, to_bytes
 from convolver.core.wire import join
-from convolver.server.chunks import CHUNK, Incoming, Messages, Outgoing, Progress, unless_stalled
+from convolver.server.answering import count
+from convolver.server.callers import OfCall
+from convolver.server.chunks import Incoming, Messages, Outgoing, Progress, unless_stalled
 from convolver.server.engine import Replanned
+from convolver.server.frames import drop_tracebacks
 from convolver.server.incoming import IncomingTensors
 from convolver.server.piecewise import Piecewise
-from convolver.server.requests import count, planned
-from convolver.server.scheduler import drop_tracebacks
+from convolver.server.requests import planned
 from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 
     import grpc
 
     from convolver.core.backends import Outcome
     from convolver.core.operation import Tensor
     from convolver.core.pieces import Piece
-    from convolver.core.plan import Plan
-    from convolver.core.stack_plan import StackPlan
+    from convolver.server.answering import Accepted
     from convolver.server.engine import Held
     from convolver.server.jobs import Job
-    from convolver.server.requests import Accepted, Requests
+    from convolver.server.requests import Requests
     from convolver.server.scheduler import Lease
     from convolver.server.shared_tensors import SharedTensors
 
@@ -59,35 +60,33 @@ class ConvolveChunked:
         accepted = await self._requests.accepted(convolution)
         held, tensors = self._engine.hold(accepted.job), _tensors(accepted)
         shared = self._requests.shared(accepted.job)
-        pieces = await self._pieces(accepted)
+        parts = await self._engine.parts(convolution, accepted.job)
         self._lap("decode", received)
-        await self._outgoing.begin()
-        if pieces:
-            await self._in_pieces(accepted, held, pieces, incoming, tensors)
-        else:
-            await self._as_a_whole(accepted, held, shared, incoming, tensors)
-
-    async def _pieces(self, accepted: Accepted) -> Sequence[Piece]:
-        plan = accepted.job.plan
-        if plan.input.dtype == "bool" or accepted.job.uses_regions:  # bools are checked as a whole
-            return ()
-        pieces = await asyncio.to_thread(self._engine.pieces, accepted.job)
-        fits = not pieces or _held_bytes(plan, pieces) <= self._engine.limits.max_request_bytes
-        return pieces if fits else ()
+        async with self._memory(accepted, parts.held_bytes) as lease:
+            await self._outgoing.begin()
+            data = IncomingTensors(tensors)
+            if parts.pieces:
+                await self._in_pieces(accepted, held, parts.pieces, incoming, data, lease)
+            else:
+                await self._as_a_whole(accepted, held, shared, incoming, data, lease)
 
     async def _as_a_whole(
-        self, accepted: Accepted, held: Held, shared: SharedTensors, incoming: Incoming, tensors: dict[str, Tensor]
+        self,
+        accepted: Accepted,
+        held: Held,
+        shared: SharedTensors,
+        incoming: Incoming,
+        data: IncomingTensors,
+        lease: Lease,
     ) -> None:
-        async with self._memory(await asyncio.to_thread(self._engine.most_held_bytes, accepted.job)) as lease:
-            data = IncomingTensors(tensors)
-            await incoming.data(data, Progress())
-            accepted, outcome = await self._computed(accepted, held, shared, data, lease)
-            self._spent(outcome.seconds)
-            views = [] if shared.out else [to_bytes(array) for array in outcome.outputs.values()]
-            done = Progress()
-            done.advance(sum(view.nbytes for view in views))
-            await self._send(accepted, views, done)
-            await self._finish(accepted)
+        await incoming.data(data, Progress())
+        accepted, outcome = await self._computed(accepted, held, shared, data, lease)
+        self._spent(outcome.seconds)
+        views = [] if shared.out else [to_bytes(array) for array in outcome.outputs.values()]
+        done = Progress()
+        done.advance(sum(view.nbytes for view in views))
+        await self._send(accepted, views, done)
+        await self._finish(accepted)
 
     async def _computed(
         self, accepted: Accepted, held: Held, shared: SharedTensors, data: IncomingTensors, lease: Lease
@@ -105,6 +104,7 @@ class ConvolveChunked:
         begin = time.perf_counter()  # what was in vain counts as planning
         direct = await asyncio.to_thread(planned, job)
         self._lap("decode", begin)
+        lease.extend(self._requests.desk.seconds(direct))
         return direct, await lease.run(lambda: run(job))
 
     async def _in_pieces(
@@ -113,37 +113,42 @@ class ConvolveChunked:
         held: Held,
         pieces: Sequence[Piece],
         incoming: Incoming,
-        tensors: dict[str, Tensor],
+        data: IncomingTensors,
+        lease: Lease,
     ) -> None:
-        async with self._memory(_held_bytes(accepted.job.plan, pieces)) as lease:
-            work = Piecewise(self._engine, accepted.job, held, IncomingTensors(tensors))
-            await _together(
-                incoming.data(work.data, work.come),
-                work.run(pieces, lease),
-                self._send(accepted, [to_bytes(work.out)], work.made),
-            )
-            self._spent(work.seconds)
-            await self._finish(accepted)
+        work = Piecewise(self._engine, accepted.job, held, data)
+        await _together(
+            incoming.data(data, work.come),
+            work.run(pieces, lease),
+            self._send(accepted, [to_bytes(work.out)], work.made),
+        )
+        self._spent(work.seconds)
+        await self._finish(accepted)
 
     async def _send(self, accepted: Accepted, views: Sequence[memoryview], made: Progress) -> None:
         """The answer but for its report, as it is made."""
         field = pb.ConvolveChunkedResponse.RESULT_FIELD_NUMBER
         await self._outgoing.send(join(b"", [accepted.result], field=field, filler=None))
-        for end, data in _chunks(views):
+        end = 0
+        for data in chunks(views):
+            end += sum(part.nbytes for part in data)
             await made.reach(end)
             await self._outgoing.send(b"", data)
 
     async def _finish(self, accepted: Accepted) -> None:
         plan, seconds = accepted.job.plan, dict(self._seconds)
-        report = self._requests.report(plan, seconds)
+        desk, sums = self._requests.desk, ("copy_in", "compute", "copy_out")
+        desk.rates.learn(accepted.rate, accepted.base_seconds, sum(seconds.get(phase, 0.0) for phase in sums))
+        reason = accepted.company.reason
+        report = desk.report(plan, seconds, "large" if reason == "alone" else reason)
         await self._outgoing.send(pb.ConvolveChunkedResponse(report=report).SerializeToString())
         count(plan, seconds)
 
     @asynccontextmanager
-    async def _memory(self, held_bytes: int) -> AsyncIterator[Lease]:
+    async def _memory(self, accepted: Accepted, held_bytes: int) -> AsyncIterator[Lease]:
         """Those bytes, once they are to be had."""
         begin = time.perf_counter()
-        lease = await self._requests.scheduler.admitted(held_bytes)
+        lease = await self._requests.admitted(accepted, held_bytes, OfCall(self._context))
         self._lap("queue", begin)
         try:
             yield lease
@@ -158,11 +163,6 @@ class ConvolveChunked:
             self._seconds[phase] += spent
 
 
-def _held_bytes(plan: Plan | StackPlan, pieces: Sequence[Piece]) -> int:
-    """Of what runs in pieces."""
-    return plan.input_bytes + plan.output_bytes + pieces_workspace_bytes(tuple(pieces))
-
-
 def _tensors(accepted: Accepted) -> dict[str, Tensor]:
     """What comes in chunks: what is not in shared memory. Raises InvalidConvolution for a source that chunks do not
     have.
@@ -174,21 +174,6 @@ def _tensors(accepted: Accepted) -> dict[str, Tensor]:
             field = f"{name}_source"
             raise InvalidConvolution(f"{field} is an index, but chunks come in the order of tensors", field)
     return {name: tensor for name, (tensor, source) in tensors.items() if not source.HasField("region")}
-
-
-def _chunks(views: Sequence[memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
-    """The views in messages of CHUNK bytes or less: the byte after each, of all, and its data."""
-    end, message, room = 0, list[memoryview](), CHUNK
-    for view in views:
-        while view:
-            message.append(view[:room])
-            view, size = view[room:], message[-1].nbytes  # noqa: PLW2901 - what is left of it
-            end, room = end + size, room - size
-            if not room:
-                yield end, message
-                message, room = [], CHUNK
-    if message:
-        yield end, message
 
 
 async def _together(*parts: Coroutine[Any, Any, None]) -> None:

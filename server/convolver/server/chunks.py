@@ -11,8 +11,8 @@ import grpc
 from convolver.core.errors import InvalidConvolution
 from convolver.core.wire import join, split
 from convolver.server import metrics
+from convolver.server.frames import forget
 from convolver.server.messages import known, taken_out
-from convolver.server.scheduler import forget
 from convolver.v1 import convolution_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ Result = TypeVar("Result")
 
 LARGEST_DATA = 2**21
 """Bytes of data in one message: they are copied on the event loop."""
-
-CHUNK = 2**20
-"""Bytes of data in a message of an answer."""
 
 LEAVING_SECONDS = 0.05
 """For a call to be cancelled whose messages have ended too early: gRPC says that first of a caller who has left."""

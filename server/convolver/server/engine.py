@@ -18,17 +18,18 @@ from convolver.core.choose_stack import choose_stack
 from convolver.core.codec import execution_from_proto
 from convolver.core.errors import InvalidConvolution, LimitExceeded, UnknownLayer, Unsupported
 from convolver.core.geometry import Geometry
-from convolver.core.packing import packs
 from convolver.core.pieces import Piece, pieces
 from convolver.core.plan import Limits, Plan
 from convolver.core.stack_plan import StackPlan, step_of, tensor_bytes
 from convolver.core.tensors import first_nonfinite
-from convolver.core.tiling import tiling
 from convolver.server import metrics
 from convolver.server.jobs import Job, Source, output_regions_of, read_convolution, sources_of, tensors_of
+from convolver.server.joint_runs import JointRuns
+from convolver.server.layer_weights import WeightsOf
+from convolver.server.parts import PartsOf
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from convolver.core.backends import Array, Backend, Prepared
     from convolver.core.gradients import Wanted
@@ -57,7 +58,9 @@ class Engine:
 
     def __init__(self, backends: Sequence[Backend], limits: Limits, store: LayerStore) -> None:
         self._backends = {backend.capability.name: backend for backend in backends}
-        self.limits, self.store = limits, store
+        self.limits, self.store, self.parts = limits, store, PartsOf(self)
+        self._weights = WeightsOf(self._backends, store)
+        self.joint_runs = JointRuns(self._backends, self._weights)
 
     @classmethod
     def of(cls, settings: Settings, store: LayerStore) -> Engine:
@@ -119,7 +122,7 @@ class Engine:
             Replanned: the job has to run otherwise.
             LimitExceeded: and that is more than this server takes.
         """
-        layers = [*map(partial(self._with_kept, arrays), job.sources, held)]
+        layers = [*map(partial(self._weights.kept, arrays), job.sources, held)]
         if isinstance(job.plan, Plan):
             outcome = self._run_single(job, job.plan, layers[0], arrays, out.get("output"))
         else:
@@ -144,7 +147,7 @@ class Engine:
 
     def prepared(self, job: Job, held: Held, arrays: Mapping[str, Array]) -> Prepared:
         """The weights of a job that runs in pieces, for all of them; a layer that is to be kept is kept now."""
-        weights = self._weights(arrays, job.sources[0], self._with_kept(arrays, job.sources[0], held[0]))
+        weights = self._weights(arrays, job.sources[0], self._weights.kept(arrays, job.sources[0], held[0]))
         assert weights is not None, "a single layer is a convolution"  # noqa: S101
         assert isinstance(job.plan, Plan), "a stack has no pieces"  # noqa: S101
         return weights.prepared(job.plan)
@@ -176,34 +179,6 @@ class Engine:
         if asked:
             gradients.check(steps[0], asked[1])
         return choose(steps[0], execution, self.capabilities, self.limits, wanted)
-
-    def _with_kept(
-        self, arrays: Mapping[str, Array], source: Source | None, held: HeldLayer | None
-    ) -> HeldLayer | None:
-        """The store's layer, which a layer that is to be kept becomes now."""
-        if source is None or not source.kept:
-            return held
-        return self.store.put(source.kept, arrays[source.weight], arrays.get(source.bias))
-
-    def _weights(
-        self, arrays: Mapping[str, Array], source: Source | None, held: HeldLayer | None
-    ) -> LayerWeights | None:
-        if source is None:
-            return None
-        if held:
-            return LayerWeights(held.weight, held.bias, partial(self._held_form, held))
-        weight, bias = arrays[source.weight], arrays.get(source.bias)
-        return LayerWeights(weight, bias, lambda plan: self._backends[plan.backend].prepare(plan, weight, bias))
-
-    def _held_form(self, held: HeldLayer, plan: Plan) -> Prepared:
-        """The form that the plan's back end wants, made once."""
-        backend = self._backends[plan.backend]
-
-        def make() -> tuple[Prepared, int]:
-            prepared = backend.prepare(plan, held.weight, held.bias, stays=True)
-            return prepared, backend.prepared_bytes(plan, prepared)
-
-        return held.prepared(_form_key(plan), make)
 
     def _piece_planned(self, geometry: Geometry, execution: Execution) -> Plan:
         return choose(geometry, execution, self.capabilities, Limits())
@@ -274,13 +249,3 @@ def _written(outcome: Outcome, out: Mapping[str, Array]) -> Outcome:
         if made is not array:
             np.copyto(array, made)
     return Outcome({**outcome.outputs, **out}, outcome.seconds) if out else outcome
-
-
-def _form_key(plan: Plan) -> Hashable:
-    """What the form of a layer's weights depends on beside the layer."""
-    shape: tuple[int, ...] = ()
-    if plan.algorithm == "fft":
-        shape = tiling(plan.geometry).lengths
-    elif packs(plan):
-        shape = plan.input.shape
-    return plan.backend, plan.algorithm, plan.operation.accumulator.name, shape

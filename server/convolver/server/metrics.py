@@ -42,6 +42,7 @@ _FORWARD = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"
 _KINDS = (*_FORWARD, "stack")
 OPERATIONS = (*_KINDS, *(f"{name}_gradients" for name in _KINDS))
 REASONS = tuple(error.reason for error in (InvalidConvolution, Unsupported, LimitExceeded, Overloaded, UnknownLayer))
+UNBATCHED_REASONS = ("alone", "deterministic", "large", "disabled", "ineligible")
 
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -100,6 +101,32 @@ REFUSED = Counter(
     registry=REGISTRY,
 )
 
+QUEUE_SECONDS = Histogram(
+    "convolver_queue_seconds",
+    "Seconds that work waited for a compute thread, once its memory was admitted.",
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+BATCH_SIZE = Histogram(
+    "convolver_batch_size",
+    "Requests that ran together.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+    registry=REGISTRY,
+)
+UNBATCHED = Counter(
+    "convolver_unbatched_total", "Requests that ran alone, by the reason why.", ("reason",), registry=REGISTRY
+)
+BACKLOG_SECONDS = Gauge(
+    "convolver_backlog_seconds", "Estimated seconds of the work that was accepted and is not done.", registry=REGISTRY
+)
+SAVED_SECONDS = Counter(
+    "convolver_saved_seconds_total",
+    "Estimated seconds of computing that was not done, since nobody waited for it any more, by what it did then: wait "
+    "for memory or for a thread (queue), or run.",
+    ("where",),
+    registry=REGISTRY,
+)
+
 REPLANNED = Counter(
     "convolver_replanned_total",
     "Requests planned as FFT whose values did not allow it, so that they were planned again as direct sums.",
@@ -127,6 +154,10 @@ def expect(backends: Iterable[str]) -> None:
             PHASE_SECONDS.labels(phase=phase, backend=backend)
     for reason in REASONS:
         REFUSED.labels(reason=reason)
+    for reason in UNBATCHED_REASONS:
+        UNBATCHED.labels(reason=reason)
+    for where in ("memory", "queue", "running"):
+        SAVED_SECONDS.labels(where=where)
 
 
 def operation(ndim: int, *, transposed: bool, gradients: bool = False) -> str:

@@ -45,10 +45,11 @@ class Piecewise:
         input = self.data.array("input")
         before = self.data.bytes - input.nbytes  # it comes last
         await self.come.reach(before)
-        prepared = await lease.run(self._prepared)
+        prepared = await lease.run(self._prepared, 0.0)
+        share = lease.seconds / len(pieces)
         for piece in pieces:
             await self.come.reach(before + piece.input_bytes)
-            seconds = await lease.run(partial(self._engine.run_piece, piece, prepared, input, self.out))
+            seconds = await lease.run(partial(self._engine.run_piece, piece, prepared, input, self.out), share)
             for phase, spent in seconds.items():
                 self.seconds[phase] += spent
             self.made.advance(piece.output_bytes)

@@ -1,55 +1,80 @@
-"""Runs accepted work on threads, within a budget of bytes, in the order of arrival."""
+"""When accepted work runs: it waits for bytes of the memory budget, then for a thread, in an order that is fair between
+callers; what would wait too long is refused before it waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
-from traceback import clear_frames
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from convolver.core.errors import Overloaded
 from convolver.server import metrics
+from convolver.server.demand import Backlog, Demand
+from convolver.server.fair_queue import FairQueue, Waiting
+from convolver.server.launches import Launches, saved
+from convolver.server.outcomes import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
 Result = TypeVar("Result")
 
+LONGEST_RETRY, SHORTEST_RETRY = 5.0, 0.05
+"""Seconds after which who was refused may come again."""
+
+WAITING_SHARE = 4
+"""The part of the memory budget that messages may take which wait for memory: one in so many."""
+
 
 class Scheduler:
-    """Work waits until its bytes fit beside those in flight, then for a thread. It belongs to one event loop.
+    """It belongs to one event loop.
 
-    A caller that is cancelled (its deadline passed, it hung up) takes its work out of the queue; what runs already runs
-    on, and gives its bytes back when it is done.
+    A caller that is cancelled (its deadline passed, it hung up) takes its work out of the queue; what runs already is
+    told to stop, and gives its bytes back when it has.
     """
 
-    def __init__(self, threads: int, memory_budget: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute")
-        self._budget = memory_budget
-        self._held = 0
-        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+    def __init__(
+        self,
+        threads: int,
+        memory_budget: int,
+        *,
+        queue_seconds: float = 10.0,
+        max_batch: int = 32,
+        max_delay: float = 0.0,
+    ) -> None:
+        self.launches = Launches(threads, max_batch, max_delay)
+        self._threads, self._budget, self._bound = threads, memory_budget, queue_seconds
+        self._held = self._waiting_bytes = 0
+        self._queue, self._turns = FairQueue(), dict[Waiting, asyncio.Future[None]]()
+        self._backlog = Backlog()
         self._in_flight = 0
 
-    async def run(self, held_bytes: int, work: Callable[[], Result]) -> Result:
-        """What `work` returns, called in a thread while `held_bytes` (at most the budget) are held."""
-        lease = await self.admitted(held_bytes)
+    async def run(self, demand: Demand, work: Callable[[], Result]) -> Result:
+        """What `work` returns, called in a thread while the demand's bytes (at most the budget) are held. Raises
+        Overloaded.
+        """
+        lease = await self.admitted(demand)
         try:
             return await lease.run(work)
         finally:
             lease.close()
 
-    async def admitted(self, held_bytes: int) -> Lease:
-        """Waits until so many bytes (at most the budget) fit, and holds them until the lease is closed."""
+    async def admitted(self, demand: Demand) -> Lease:
+        """Waits until so many bytes (at most the budget) fit, and holds them until the lease is closed.
+
+        Raises Overloaded where it would wait for longer than the queue may be or than its deadline, and where the
+        messages that wait take too much.
+        """
+        self.check(demand)
+        self._backlog.enter(demand)
         self._count(1)
         try:
-            await self._admitted(held_bytes)
+            await self._admitted(demand)
         except BaseException:
+            self._backlog.leave(demand, demand.seconds)
             self._count(-1)
             raise
-        return Lease(self._threads, lambda: self._release(held_bytes))
+        return Lease(self, demand)
 
     def has_room(self, held_bytes: int) -> bool:
         """Whether work of so many bytes would not have to wait for others."""
@@ -59,49 +84,91 @@ class Scheduler:
         """What `work` returns, called at once, in the loop's own thread; for what takes less than going elsewhere."""
         self._count(1)
         self._hold(held_bytes)
-        try:
-            return work()
-        finally:
-            self._release(held_bytes)
+        result, error = outcome_of(work)
+        self._hold(-held_bytes)
+        self._count(-1)
+        if error is not None:
+            raise error
+        return cast("Result", result)
 
     def close(self) -> None:
         """Forgets what waits for a thread, and ends each thread when it has finished what it runs."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.launches.close()
 
     @property
     def busy(self) -> bool:
         """Whether work waits or runs, be it that its caller has left."""
         return self._in_flight > 0
 
-    async def _admitted(self, held_bytes: int) -> None:
-        if self._queue or self._held + held_bytes > self._budget:
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append((held_bytes, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():  # it was granted in the same moment
-                    self._hold(-held_bytes)
-                self._admit()
-                raise
-        else:
-            self._hold(held_bytes)
+    def change(self, demand: Demand, seconds: float) -> None:
+        """So many more seconds of it are to be done by estimate; less, where that is negative. For leases."""
+        self._backlog.change(demand, seconds)
+        metrics.BACKLOG_SECONDS.set(self._backlog.seconds)
 
-    def _release(self, held_bytes: int) -> None:
+    def give_back(self, demand: Demand, held_bytes: int, seconds: float) -> None:
+        """The demand is done; what was left of it is not to be. For leases."""
         self._hold(-held_bytes)
+        self._backlog.leave(demand, seconds)
         self._count(-1)
         self._admit()
 
+    def shrink(self, held_bytes: int) -> None:
+        """So many bytes are not needed any more; for leases."""
+        self._hold(-held_bytes)
+        self._admit()
+
+    def check(self, demand: Demand) -> None:
+        """Raises Overloaded for what would not be done in time."""
+        wait = self._backlog.before(demand) / self._threads
+        left = demand.deadline - asyncio.get_running_loop().time()
+        if wait > self._bound:
+            text = f"{wait:.2f} s of work are before it, above this server's bound of {self._bound} s (--queue-seconds)"
+            raise Overloaded(text, _retry_after(wait - self._bound))
+        if wait and demand.is_learnt and wait + demand.seconds > left:  # an idle server tries, and so learns it anew
+            text = f"it would be done in {wait + demand.seconds:.3g} s by estimate, and its deadline is in {left:.3g} s"
+            raise Overloaded(text, _retry_after(wait))
+
+    async def _admitted(self, demand: Demand) -> None:
+        if not self._queue and self._fits(demand):
+            self._hold(demand.held_bytes)
+            return
+        most = self._budget // WAITING_SHARE
+        if self._waiting_bytes and self._waiting_bytes + demand.waiting_bytes > most:  # one may, however large
+            text = f"{self._waiting_bytes} bytes of messages wait for memory, of {most} (a quarter of --memory-budget)"
+            raise Overloaded(text, _retry_after(self._backlog.seconds / self._threads))
+        await self._turn(Waiting(demand, demand.seconds))
+
+    async def _turn(self, waiting: Waiting) -> None:
+        turn = self._turns[waiting] = asyncio.get_running_loop().create_future()
+        self._queue.push(waiting)
+        self._waiting_bytes += waiting.demand.waiting_bytes
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was granted in the same moment
+                self._hold(-waiting.demand.held_bytes)
+            else:
+                self._queue.leave(waiting)
+            saved("memory", waiting.demand.seconds)
+            self._admit()
+            raise
+        finally:
+            self._waiting_bytes -= waiting.demand.waiting_bytes
+            del self._turns[waiting]
+
     def _admit(self) -> None:
-        """Grants turns from the head of the queue; those whose caller has left are dropped when they come there."""
-        while self._queue:
-            held_bytes, turn = self._queue[0]
-            if not turn.cancelled():
-                if self._held + held_bytes > self._budget:
-                    return
-                self._hold(held_bytes)
-                turn.set_result(None)
-            self._queue.popleft()
+        """Grants turns to those whose bytes fit."""
+        while (head := self._queue.head()) and self._fits(head.demand):
+            turn = self._turns[head]
+            if turn.cancelled():
+                self._queue.leave(head)
+                continue
+            self._queue.take(head)
+            self._hold(head.demand.held_bytes)
+            turn.set_result(None)
+
+    def _fits(self, demand: Demand) -> bool:
+        return self._held + demand.held_bytes <= self._budget
 
     def _hold(self, held_bytes: int) -> None:
         self._held += held_bytes
@@ -110,86 +177,51 @@ class Scheduler:
     def _count(self, change: int) -> None:
         self._in_flight += change
         metrics.IN_FLIGHT.set(self._in_flight)
+        metrics.BACKLOG_SECONDS.set(self._backlog.seconds)
 
 
 class Lease:
     """Bytes that are held for a request: until it is closed, and longer while work that it began still runs."""
 
-    def __init__(self, threads: ThreadPoolExecutor, release: Callable[[], None]) -> None:
-        self._threads, self._release = threads, release
-        self._uses = 1
+    def __init__(self, scheduler: Scheduler, demand: Demand) -> None:
+        self._scheduler, self._demand = scheduler, demand
+        self._held, self._seconds, self._uses = demand.held_bytes, demand.seconds, 1
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns, called in a thread when there is one."""
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        submitted = self._threads.submit(self._call, [work], done)
+    async def run(self, work: Callable[[], Result], seconds: float | None = None) -> Result:
+        """What `work` returns, called in a thread in its turn; `seconds` is its part of the estimate, all that is left
+        unless it is given. Work that has a `key` and `together` may run with others of that key.
+        """
+        share = self._seconds if seconds is None else min(seconds, self._seconds)
         self._uses += 1
-        submitted.add_done_callback(partial(_cancelled, done))  # by `close`, in the loop
+        self._seconds -= share
         try:
-            return await done
-        except asyncio.CancelledError:
-            if submitted.cancel():  # it had not begun
-                self.close()
-            raise
+            result: Result = await self._scheduler.launches.run(work, Waiting(self._demand, share), self)
         finally:
-            del done, submitted  # else this frame and what was raised would hold each other
+            self._scheduler.change(self._demand, -share)
+        return result
 
-    def close(self) -> None:
+    @property
+    def seconds(self) -> float:
+        """What is left of its estimate."""
+        return self._seconds
+
+    def extend(self, seconds: float) -> None:
+        """So many seconds more are to be done than was estimated."""
+        self._seconds += seconds
+        self._scheduler.change(self._demand, seconds)
+
+    def shrink(self, held_bytes: int) -> None:
+        """It holds no more than so many bytes from now on."""
+        if held_bytes < self._held:
+            less, self._held = self._held - held_bytes, held_bytes
+            self._scheduler.shrink(less)
+
+    def close(self, *_: Any) -> None:  # noqa: ANN401  # gRPC calls it with a context
         """One use less, the request's own or that of work of its; the last one gives the bytes back."""
         self._uses -= 1
         if not self._uses:
-            self._release()
-
-    def _call(self, works: list[Callable[[], Result]], done: asyncio.Future[Result]) -> None:
-        """In the thread. The work is taken out of its list: what it raises refers to the frames of this thread, and
-        those to the arguments.
-        """
-        outcome = _outcome(works)
-        with suppress(RuntimeError):  # the loop has ended
-            done.get_loop().call_soon_threadsafe(self._finish, done, outcome)
-
-    def _finish(self, done: asyncio.Future[Result], outcome: tuple[Result, None] | tuple[None, BaseException]) -> None:
-        """In the loop: the work is done, and who waits for it gets what it returned or raised."""
-        self.close()
-        result, error = outcome
-        if done.done():  # its caller has left
-            if error is not None:
-                drop_tracebacks(error)
-        elif error is None:
-            done.set_result(result)  # type: ignore[arg-type]  # mypy does not narrow unpacked pairs
-        else:
-            done.set_exception(error)
+            self._scheduler.give_back(self._demand, self._held, self._seconds)
 
 
-def forget(error: BaseException) -> None:
-    """Lets go of what the frames hold that an error has passed, which may be tensors: it refers to them, they often to
-    it, and a collection may be long in coming.
-    """
-    passed: BaseException | None = error
-    while passed:
-        clear_frames(passed.__traceback__)
-        passed = passed.__context__
-
-
-def drop_tracebacks(error: BaseException) -> None:
-    """Lets go of the frames themselves that an error has passed, once nobody wants to know where it came from: though
-    they be cleared, each has the function that it ran, and that has its closure.
-    """
-    passed: BaseException | None = error
-    while passed:
-        passed.__traceback__ = None
-        passed = passed.__context__
-
-
-def _outcome(works: list[Callable[[], Result]]) -> tuple[Result, None] | tuple[None, BaseException]:
-    """What the work returns, or raises."""
-    try:
-        return works.pop()(), None
-    except BaseException as error:  # noqa: BLE001  # it is raised where the work is waited for
-        forget(error)
-        return None, error
-
-
-def _cancelled(waiting: asyncio.Future[Result], submitted: Future[None]) -> None:
-    if submitted.cancelled():
-        waiting.cancel()
+def _retry_after(seconds: float) -> float:
+    return min(LONGEST_RETRY, max(SHORTEST_RETRY, seconds))

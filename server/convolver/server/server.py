@@ -7,10 +7,7 @@ import errno
 import fcntl
 import logging
 import os
-import signal
-import socket
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -22,11 +19,13 @@ from convolver.server import metrics
 from convolver.server._errors_interceptor import ErrorsInterceptor
 from convolver.server._metrics_interceptor import MetricsInterceptor
 from convolver.server.address import host_and_port
+from convolver.server.answering import Desk
 from convolver.server.calls import Calls
 from convolver.server.engine import Engine
 from convolver.server.http import HttpServer
 from convolver.server.layer_service import LayerService
 from convolver.server.layers import LayerStore
+from convolver.server.listening import check_free, naming
 from convolver.server.regions import Registry
 from convolver.server.requests import Requests
 from convolver.server.scheduler import Scheduler
@@ -34,10 +33,11 @@ from convolver.server.service import ConvolutionService
 from convolver.server.settings import Settings
 from convolver.server.shared_memory_service import DESCRIPTOR as SHARED_MEMORY
 from convolver.server.shared_memory_service import SharedMemoryService
+from convolver.server.stop_requests import watch_signals, watch_stdin
 from convolver.v1 import convolution_service_pb2, layer_service_pb2, shared_memory_service_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,11 @@ GOODBYE_SECONDS = 0.25
 """For idle connections to end by agreement, once no call is open."""
 
 _OPTIONS = {
-    "grpc.so_reuseport": 0,  # a second server on the same port is an error, not a lottery
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,  # by default 300 s, which ends those that ping every 30
     "grpc.keepalive_permit_without_calls": 1,
+    "grpc.keepalive_time_ms": 60_000,  # a caller whose machine is gone says no goodbye
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.server.max_pending_requests_hard_limit": 1000,  # by default gRPC keeps 3000 that the loop has not looked at
 }
 
 _SERVICES = (
@@ -71,7 +73,7 @@ class Server:
         self.addresses: list[str] = []
         self._layers = LayerStore(int(settings.layer_budget))
         self._engine = Engine.of(settings, self._layers)
-        self._scheduler = Scheduler(settings.threads, settings.memory_budget)
+        self._scheduler = _scheduler(settings)
         self._calls = Calls()
         self._regions = Registry(int(settings.shared_memory_budget)) if settings.shared_memory else None
         self._health = health.aio.HealthServicer()
@@ -80,11 +82,15 @@ class Server:
         self._locks: list[IO[str]] = []
         self._grpc = self._built()
         host, port = host_and_port(settings.http_listen) if settings.http_listen else ("", 0)
-        self._http = HttpServer(host, port, lambda: self._ready) if settings.http_listen else None
+        self._http = HttpServer(host, port, lambda: self._ready, metrics.REGISTRY) if settings.http_listen else None
 
-    async def run(self) -> None:
-        """Serves until it is told to stop, then drains."""
+    async def run(self, listening: Callable[[Server], None]) -> None:
+        """Serves until it is told to stop, then drains. Calls `listening` once it can be called."""
+        watch_signals(self.request_stop, os._exit)
+        if self.settings.exit_on_eof:
+            watch_stdin(self.request_stop)
         await self.start()
+        listening(self)
         await self._stopping.wait()
         await self.stop()
 
@@ -93,14 +99,12 @@ class Server:
         metrics.expect(capability.name for capability in self._engine.capabilities)
         self.addresses = [self._bound(address) for address in self.settings.listen]
         if self._http:
-            with _naming(f"http://{self.settings.http_listen}"):
+            with naming(f"http://{self.settings.http_listen}"):
                 self._http.start()
         await self._grpc.start()
         for name in ("", *_SERVED):  # liveness, and readiness
             await self._health.set(name, _Status.SERVING)
         self._ready = True
-        self._watch_signals()
-        self._announce()
 
     async def stop(self) -> None:
         """Readiness first, then the drain delay, then no new calls; returns when the calls in flight have ended, or
@@ -128,16 +132,34 @@ class Server:
         self._stopping.set()
 
     @property
+    def http_address(self) -> str:
+        """Where HTTP is served, with the port that a 0 became; empty where it is not."""
+        return self._http.address if self._http else ""
+
+    @property
+    def _shared_addresses(self) -> bool:
+        """Whether other workers listen there too. Otherwise a second server on a port is an error, not a lottery."""
+        return self.settings.workers > 1
+
+    @property
     def busy(self) -> bool:
         """Whether a convolution still runs: after `run` only one that outlasted the grace."""
         return self._scheduler.busy
 
-    def _built(self) -> grpc.aio.Server:
+    def _options(self) -> dict[str, int]:
+        settings = self.settings
         options = {
             **_OPTIONS,
-            "grpc.max_receive_message_length": int(self.settings.max_message),
-            "grpc.max_send_message_length": int(self.settings.max_message),
+            "grpc.so_reuseport": int(self._shared_addresses),
+            "grpc.max_receive_message_length": int(settings.max_message),
+            "grpc.max_send_message_length": int(settings.max_message),
         }
+        if settings.max_connection_age:
+            options["grpc.max_connection_age_ms"] = max(1, round(settings.max_connection_age * 1000))
+            options["grpc.max_connection_age_grace_ms"] = round(settings.max_connection_age_grace * 1000)
+        return options
+
+    def _built(self) -> grpc.aio.Server:
         metrics_interceptor = MetricsInterceptor(
             [
                 *(file.services_by_name[name] for file, name in _SERVICES),
@@ -146,8 +168,9 @@ class Server:
             ]
         )
         interceptors = [metrics_interceptor, ErrorsInterceptor()]
-        server = grpc.aio.server(interceptors=interceptors, options=list(options.items()))
-        requests = Requests(self._engine, self._scheduler, int(self.settings.max_message), self._regions)
+        server = grpc.aio.server(interceptors=interceptors, options=list(self._options().items()))
+        desk = Desk(self._engine, int(self.settings.max_message), self.settings.max_batch)
+        requests = Requests(desk, self._scheduler, self._regions)
         service = ConvolutionService(self._engine, requests, self._calls, self.settings)
         layers = LayerService(self._layers, self._calls, self.settings.idle_timeout)
         server.add_generic_rpc_handlers((service.handler(), layers.handler()))
@@ -162,11 +185,11 @@ class Server:
     def _bound(self, address: str) -> str:
         """The address with the port that a 0 became."""
         unix = address.startswith("unix:")
-        with _naming(address):
+        with naming(address):
             if unix:
                 self._lock(Path(address.removeprefix("unix:")))
-            else:
-                _check_free(*host_and_port(address))
+            elif not self._shared_addresses:
+                check_free(*host_and_port(address))
             port = self._grpc.add_insecure_port(address)
         return address if unix else f"{address.rpartition(':')[0]}:{port}"
 
@@ -187,60 +210,12 @@ class Server:
             Path(lock.name).unlink(missing_ok=True)
             lock.close()
 
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.request_stop)
-        if self.settings.exit_on_eof:
-            self._watch_stdin()
 
-    def _watch_stdin(self) -> None:
-        """A pipe or a terminal is waited for; a file, /dev/null and a closed standard input have ended already."""
-        if sys.stdin is None:
-            self.request_stop()
-            return
-        try:
-            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._read_until_eof)
-        except PermissionError:  # epoll takes no files
-            self.request_stop()
-
-    def _read_until_eof(self) -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            self.request_stop()
-
-    def _announce(self) -> None:
-        for given, address in zip(self.settings.listen, self.addresses, strict=True):
-            if given in self.settings.exposed:
-                logger.warning(
-                    "%s is open to other machines, with neither TLS nor tokens: who reaches it may compute",
-                    address,
-                )
-        http = f"; http://{self._http.address}" if self._http else ""
-        sys.stderr.write(f"convolver-server listening on {', '.join(self.addresses)}{http}\n")
-        sys.stderr.flush()
-
-
-@contextmanager
-def _naming(address: str) -> Iterator[None]:
-    """Makes an OSError that names the address of whatever forbids to listen there."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot listen on {address}: {reason}") from error
-
-
-def _check_free(host: str, port: int) -> None:
-    """Raises OSError with the system's reason where no socket can be bound: gRPC logs it, and raises another."""
-    refusal = OSError(errno.EADDRNOTAVAIL, "no address")
-    for family, _, _, _, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(where)
-            except OSError as error:
-                refusal = error
-            else:
-                return
-    raise refusal
+def _scheduler(settings: Settings) -> Scheduler:
+    return Scheduler(
+        settings.threads,
+        settings.memory_budget,
+        queue_seconds=settings.queue_seconds,
+        max_batch=settings.max_batch,
+        max_delay=settings.max_delay,
+    )

@@ -16,6 +16,7 @@ import grpc
 from convolver.core import plan_codec
 from convolver.core.wire import join, split
 from convolver.server import metrics
+from convolver.server.callers import OfCall
 from convolver.server.chunked import ConvolveChunked
 from convolver.server.messages import known, taken_out
 from convolver.server.stream import ConvolveStream
@@ -65,7 +66,7 @@ class ConvolutionService:
         header, entries = split(request)
         rest, convolution = taken_out(header, _CONVOLUTION)
         _check(rest)
-        answer = await self._requests.answer(convolution, entries, received, _convolve_response)
+        answer = await self._requests.answer(convolution, entries, received, _convolve_response, OfCall(context))
         metrics.SENT_BYTES.inc(len(answer))
         return answer
 

@@ -17,13 +17,15 @@ from convolver.core.status import to_status
 from convolver.core.wire import join, split
 from convolver.server import metrics
 from convolver.server._errors_interceptor import as_error
+from convolver.server.callers import OfCall, OfStream
 from convolver.server.messages import read, refuse_unknown, taken_out
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import status_pb2 as own_status_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from convolver.server.callers import Release
     from convolver.server.calls import Calls
     from convolver.server.requests import Requests
 
@@ -44,6 +46,7 @@ class ConvolveStream:
     def __init__(self, requests: Requests, calls: Calls, context: Context, window: int) -> None:
         self._requests, self._calls, self._context = requests, calls, context
         self._window, self._writing = asyncio.Semaphore(window), asyncio.Lock()
+        self._caller = OfCall(context)
         self._in_flight: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,18 +96,26 @@ class ConvolveStream:
     async def _answer(
         self, request: pb.ConvolveStreamRequest, convolution: bytes, entries: list[memoryview], received: float
     ) -> None:
+        releases: list[Release] = []
         try:
-            answer = await self._outcome(request, convolution, entries, received)
+            answer = await self._outcome(request, convolution, entries, received, releases.append)
             del entries
             with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call
                 async with self._writing:
                     await self._context.write(answer)
                 metrics.SENT_BYTES.inc(len(answer))
         finally:
+            for release in releases:
+                release()
             self._window.release()
 
     async def _outcome(
-        self, request: pb.ConvolveStreamRequest, convolution: bytes, entries: list[memoryview], received: float
+        self,
+        request: pb.ConvolveStreamRequest,
+        convolution: bytes,
+        entries: list[memoryview],
+        received: float,
+        when_gone: Callable[[Release], None],
     ) -> bytes:
         """The answer's message: a result, or what went wrong."""
         if request.id in self._in_flight:
@@ -113,8 +124,10 @@ class ConvolveStream:
         self._in_flight.add(request.id)
         try:
             refuse_unknown(request, "request")
-            async with asyncio.timeout(_seconds(request)):
-                return await self._requests.answer(convolution, entries, received, partial(_succeeded, request.id))
+            seconds, envelope = _seconds(request), partial(_succeeded, request.id)
+            caller = OfStream(self._caller, seconds, when_gone)
+            async with asyncio.timeout(seconds):
+                return await self._requests.answer(convolution, entries, received, envelope, caller)
         except TimeoutError:
             text = f"not done within the request's timeout of {request.timeout_seconds} s"
             return _failed(request.id, status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message=text))

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from tests.client.colours import by_async, by_sync, colours
 from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE
 
-from convolver.client import Client, DeadlineExceeded, ServiceUnavailable, _chunks, _requests
+from convolver.client import Client, DeadlineExceeded, ServiceUnavailable, _requests
 from convolver.core import errors, plan_codec
 from convolver.core.status import to_status
 from convolver.v1 import convolution_service_pb2 as pb
@@ -167,19 +167,19 @@ def test_a_call_that_nobody_answers_is_tried_three_times(called: Called, plan: p
 
 
 @colours
-@pytest.mark.parametrize("tries", [1, 3])
-def test_a_call_whose_answer_has_begun_is_tried_once(called: Called, plan: plan_pb2.Plan, tries: int) -> None:
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_call_that_breaks_off_is_tried_three_times_too(called: Called, plan: plan_pb2.Plan, has_begun: bool) -> None:  # noqa: FBT001 - parametrised
     seen = list[int]()
 
     def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         seen.append(len(list(requests)))
-        if tries == 1:
+        if has_begun:
             yield message(plan, DATA[:4])
         context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
-    with serving(behaviour) as address, pytest.raises(ServiceUnavailable, match="gone"):
+    with serving(behaviour) as address, pytest.raises(ServiceUnavailable, match="gone") as caught:
         called(address, convolved)
-    assert len(seen) == tries
+    assert len(seen) == len(caught.value.attempts) == 3
 
 
 @colours
@@ -195,12 +195,6 @@ def test_a_timeout_holds_for_all_of_it(called: Called) -> None:
     with serving(behaviour) as address, pytest.raises(DeadlineExceeded, match=r"within the timeout of 0\.3 s"):
         called(address, lambda client: client.conv1d(LARGE, DOT, timeout=0.3))
     assert ended.wait(30)
-
-
-def test_no_try_begins_that_could_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chunks, "PAUSE", 1e6)
-    assert _chunks.Tries(1.0).pause() is None
-    assert _chunks.Tries(None).pause() is not None
 
 
 @pytest.mark.parametrize("called", [by_sync, by_async])

@@ -10,8 +10,9 @@ from tests.contract import IMAGE, KERNEL
 
 from convolver.client import Conv, Pool
 from convolver.client._composition import Composition, HeldWeights
-from convolver.client._pipeline import Pipeline
+from convolver.client._pipeline import Pipeline, Route
 from convolver.client._resending import LARGEST_WHOLE, Again
+from convolver.client._retries import Budget
 from convolver.core.errors import UnknownLayer
 from convolver.core.status import to_status
 from convolver.core.wire import split
@@ -22,7 +23,7 @@ HELD = HeldWeights(KERNEL, None, {})
 
 
 def pipeline_of(*items: Conv | Pool | HeldWeights, resend: bool = True) -> Pipeline:
-    return Pipeline(Composition(items, {}), "here", 60.0, in_flight=4, resend=resend)
+    return Pipeline(Composition(items, {}), Route("here", 60.0, Budget()), in_flight=4, resend=resend)
 
 
 def sent(pipeline: Pipeline, frame: Any) -> bytes:  # noqa: ANN401 - an array of any library

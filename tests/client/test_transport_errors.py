@@ -91,7 +91,7 @@ def test_a_server_without_the_service_does_not_support_it() -> None:
 
 SENT = [
     errors.InvalidConvolution("stride[1] is 0", "stride[1]"),
-    errors.Overloaded("come again", retry_after=2.5),
+    errors.Overloaded("come again", retry_after=0.025),
     errors.BackendFailure("the server failed", "0123456789abcdef"),
     errors.Unsupported("no \N{GREEK SMALL LETTER PI} here, 100% sure"),
 ]
@@ -103,7 +103,8 @@ def test_an_error_with_details_is_raised_as_it_was(error: errors.ConvolverError)
         context.abort_with_status(rpc_status.to_status(to_status(error)))
 
     rebuilt = raised(behaviour)
-    assert (type(rebuilt), vars(rebuilt)) == (type(error), vars(error))
+    own = {name: value for name, value in vars(rebuilt).items() if name != "attempts"}
+    assert (type(rebuilt), own) == (type(error), vars(error))
 
 
 STRANGE = {

@@ -141,6 +141,11 @@ FOREIGN: dict[str, status_pb2.Status] = {
 FOREIGN["numbers that are none"].details.add().Pack(
     error_details_pb2.ErrorInfo(reason="LIMIT_EXCEEDED", domain="convolver", metadata={"limit": "1KB"})
 )
+for seconds in ("inf", "nan", "-1", "1e300"):
+    FOREIGN[f"a pause of {seconds} s"] = status_pb2.Status()
+    FOREIGN[f"a pause of {seconds} s"].details.add().Pack(
+        error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="convolver", metadata={"retry_after": seconds})
+    )
 FOREIGN["another domain"].details.add().Pack(error_details_pb2.ErrorInfo(reason="UNSUPPORTED", domain="googleapis.com"))
 FOREIGN["an unknown reason"].details.add().Pack(error_details_pb2.ErrorInfo(reason="NEW", domain="convolver"))
 FOREIGN["another kind"].details.add().Pack(error_details_pb2.RetryInfo())

@@ -25,6 +25,9 @@ PATIENCE, LONGEST_PATIENCE = 0.25, 60.0
 PAUSE = 0.005
 """Seconds between two looks at what is not connected."""
 
+LOOK = 0.02
+"""The same, where a call waits until a server is back."""
+
 Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 
 State = grpc.ChannelConnectivity
@@ -51,6 +54,10 @@ class Channels(Generic[Channel]):
         """What calls the method of that path, made once: by the channel, or by all together."""
         return self._unary(channel or self.together, path)
 
+    def beside(self, channel: Channel) -> Channel:
+        """That to the next server, for a second try beside the first."""
+        return self.each[(self.each.index(channel) + 1) % len(self.each)] if channel in self.each else self.each[0]
+
     def _begin(self, seconds: float | None) -> tuple[int, float, float]:
         """The place whose turn it is, and until when to wait for it, and for any."""
         now = time.monotonic()
@@ -67,6 +74,10 @@ class Channels(Generic[Channel]):
 class BlockingChannels(Channels[grpc.Channel]):
     """Those of a blocking client."""
 
+    def is_ready(self, channels: Sequence[grpc.Channel]) -> bool:
+        """Whether any of these is connected; those that are not begin to connect."""
+        return State.READY in [_state(channel) for channel in channels]
+
     def in_turn(self, seconds: float | None) -> list[grpc.Channel]:
         """Those to each server alone, in the order in which a call of so many seconds tries them."""
         if len(self.each) == 1:
@@ -79,6 +90,10 @@ class BlockingChannels(Channels[grpc.Channel]):
 
 class AsynchronousChannels(Channels[grpc.aio.Channel]):
     """Those of an asynchronous client."""
+
+    def is_ready(self, channels: Sequence[grpc.aio.Channel]) -> bool:
+        """Whether any of these is connected; those that are not begin to connect."""
+        return State.READY in [channel.get_state(try_to_connect=True) for channel in channels]
 
     async def in_turn(self, seconds: float | None) -> list[grpc.aio.Channel]:
         """Those to each server alone, in the order in which a call of so many seconds tries them."""

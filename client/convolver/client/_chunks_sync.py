@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import grpc
 
-from convolver.client._chunks import Incoming, Tries, may_be_repeated, messages
+from convolver.client._chunks import Incoming, messages
 from convolver.client._connection import PATHS
+from convolver.client._identity import metadata
 
 if TYPE_CHECKING:
     from convolver.client._requests import Reply, Request
 
 
-def exchanged(channel: grpc.Channel, request: Request, seconds: float | None, *, repeats: bool) -> Reply:
-    """The answer, sent for again where nobody was there if `repeats`. Raises grpc.RpcError, and BackendFailure for an
-    answer that is none.
-    """
-    tries = Tries(seconds)
-    while True:
-        incoming = Incoming(request)
-        try:
-            _exchange(channel, request, incoming, tries.seconds)
-            return incoming.reply()
-        except grpc.RpcError as failure:
-            pause = tries.pause() if repeats and may_be_repeated(failure, incoming) else None
-            if pause is None:
-                raise
-        time.sleep(pause)
+def exchanged(channel: grpc.Channel, request: Request, seconds: float | None) -> Reply:
+    """The answer. Raises grpc.RpcError, and BackendFailure for an answer that is none."""
+    incoming = Incoming(request)
+    _exchange(channel, request, incoming, seconds)
+    return incoming.reply()
 
 
 def _exchange(channel: grpc.Channel, request: Request, incoming: Incoming, seconds: float | None) -> None:
     """One call. It is read here while gRPC's own thread sends, a message at a time."""
     outgoing = _Outgoing(messages(request))
     stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveChunked"])
-    call = stream(outgoing, timeout=seconds)
+    call = stream(outgoing, timeout=seconds, metadata=metadata())
     try:
         for response in call:
             incoming.take(response)

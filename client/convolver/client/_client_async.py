@@ -11,8 +11,8 @@ from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_async as layers
+from convolver.client._calls_async import AsynchronousCalls
 from convolver.client._composition import Composition, HeldWeights, may_resend, stacked
-from convolver.client._connection_async import AsynchronousConnection
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
 from convolver.client._layers_async import AsyncLayer, AsyncStack, AsyncWire
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncClient(AsynchronousConnection, Convolutions[Coroutine[Any, Any, AnyArray]]):
+class AsyncClient(AsynchronousCalls, Convolutions[Coroutine[Any, Any, AnyArray]]):
     """Calls one Convolver service from asyncio: `Client`, with `await`. It belongs to the event loop that it is first
     used in; another raises RuntimeError.
 
@@ -42,6 +42,8 @@ class AsyncClient(AsynchronousConnection, Convolutions[Coroutine[Any, Any, AnyAr
             turns (names are looked up once). None: CONVOLVER_ADDRESS, and without that a server of
             this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
+        hedge: whether a second copy of a small call is sent, to another server where there are several, when the answer
+            takes longer than 95 of 100 such calls did; the first good answer counts (docs/sdk.md).
     """
 
     async def __aenter__(self) -> Self:

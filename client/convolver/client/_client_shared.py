@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 REMEMBERED = 256
 """Headers of requests, and plans of answers, that are kept: callers use the same few shapes again and again."""
 
+OWN_TEXT = "Internal error from Core"
+"""What gRPC's asyncio says (INTERNAL) of a call that had ended when it was written to: now and then it forgets how."""
+
 _MEANINGS: dict[grpc.StatusCode, type[ConvolverError]] = {
     grpc.StatusCode.CANCELLED: ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -158,6 +161,11 @@ def error_of(failure: grpc.RpcError, address: str, timeout: float | None) -> Con
     return _meant(call.code(), call.details() or "", address, timeout)
 
 
+def is_unavailable(failure: grpc.RpcError) -> bool:
+    """Whether nobody answers there."""
+    return cast("grpc.Call", failure).code() is grpc.StatusCode.UNAVAILABLE
+
+
 def error_of_status(sent: status_pb2.Status, address: str, timeout: float | None) -> ConvolverError:
     """What the status of one answer of a stream means."""
     status = google_status_pb2.Status.FromString(sent.SerializeToString())
@@ -166,6 +174,8 @@ def error_of_status(sent: status_pb2.Status, address: str, timeout: float | None
 
 
 def _meant(code: grpc.StatusCode, text: str, address: str, timeout: float | None) -> ConvolverError:
+    if text == OWN_TEXT:
+        return ServiceUnavailable(f"{address}: the stream ended while it was written to")
     meaning = _MEANINGS.get(code)
     if meaning is DeadlineExceeded:
         return DeadlineExceeded(f"{address}: no answer within the timeout of {timeout} s ({text})")

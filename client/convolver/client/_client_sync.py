@@ -10,8 +10,8 @@ from convolver.client import _composition as composition
 from convolver.client import _gradients
 from convolver.client import _held_layers as held_layers
 from convolver.client import _layers_sync as layers
+from convolver.client._calls_sync import BlockingCalls
 from convolver.client._composition import Composition, HeldWeights, may_resend, stacked
-from convolver.client._connection_sync import BlockingConnection
 from convolver.client._convolutions import Convolutions
 from convolver.client._interchange import AnyArray
 from convolver.client._layers_sync import Layer, Stack, Wire
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(BlockingConnection, Convolutions[AnyArray]):
+class Client(BlockingCalls, Convolutions[AnyArray]):
     """Calls one Convolver service; may be used from several threads.
 
     Arrays are NumPy's, torch's, or any that speaks `__array__` or DLPack; a torch tensor as input gives a torch tensor
@@ -42,6 +42,8 @@ class Client(BlockingConnection, Convolutions[AnyArray]):
             turns (names are looked up once). None: CONVOLVER_ADDRESS, and without that a server of
             this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
         timeout: seconds that a call may take, unless it says otherwise; None is for ever.
+        hedge: whether a second copy of a small call is sent, to another server where there are several, when the answer
+            takes longer than 95 of 100 such calls did; the first good answer counts (docs/sdk.md).
     """
 
     def __enter__(self) -> Self:

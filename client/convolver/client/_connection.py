@@ -14,7 +14,9 @@ from weakref import WeakSet
 
 import grpc
 
-from convolver.client._channels import AsynchronousChannels, BlockingChannels
+from convolver.client._channels import AsynchronousChannels, BlockingChannels, Channels
+from convolver.client._hedging import Latencies
+from convolver.client._retries import Budget
 from convolver.client.errors import ServiceUnavailable
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import layer_service_pb2
@@ -46,11 +48,20 @@ _CONFIGURATION = {
                 "initialBackoff": "0.05s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],  # of a server that ends, or is too busy
             },
         },
-        {"name": [{"service": _SERVICES[0].full_name, "method": "ConvolveChunked"}]},  # it would hold all that was sent
+        {  # it would hold all that was sent
+            "name": [
+                {"service": _SERVICES[0].full_name, "method": method}
+                for method in ("ConvolveChunked", "ConvolveStream")
+            ]
+        },
     ],
+    # Of the process, for each target: retries stop at half of the tokens, each failed try takes one and each success
+    # gives a tenth back. So 500 tries may fail at once, as where a server is killed with 64 calls in flight, three of
+    # each; in the long run it is a retry for ten successes.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
 }
 
 Options = Sequence[tuple[str, Any]]
@@ -62,7 +73,7 @@ _OF_ONE: Options = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5_000),  # by default a server that comes back may be overlooked for 2 minutes
+    ("grpc.max_reconnect_backoff_ms", 500),  # by default a server that comes back may be overlooked for 2 minutes
     ("grpc.enable_http_proxy", 0),  # tensors go to the address given and nowhere else
 )
 
@@ -88,10 +99,12 @@ os.register_at_fork(after_in_child=lambda: _INHERITED.extend(_ASYNCHRONOUS))
 class ClientBase:
     """What a client is before it connects: where its calls go, how long they may take, and whether it is closed."""
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
+    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0, hedge: bool = False) -> None:
         self._given = address_or_none(address)
         self._timeout = timeout
         self._closed = False
+        self._budget = Budget()
+        self._latencies = Latencies() if hedge else None
 
     def _seconds(self, parameters: Parameters) -> float | None:
         """What a call with these parameters may take."""
@@ -101,6 +114,12 @@ class ClientBase:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the client is closed")
+
+
+def place_of(address: str, channels: Channels[Any], channel: object) -> str:
+    """The address of the server behind that channel; all of them where it is None, or leads to all."""
+    parts = address.split(",")
+    return next((part for part, each in zip(parts, channels.each, strict=False) if each is channel), address)
 
 
 def left(seconds: float | None, begin: float) -> float | None:

@@ -1,34 +1,27 @@
-"""The asynchronous client's connection: channels, calls, and which way a request takes."""
+"""The asynchronous client's connection: its channels, and a call that is tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from convolver.client import _answers as answers
-from convolver.client import _chunks_async as chunks
 from convolver.client import _client_shared as shared
-from convolver.client import _held_layers as held_layers
-from convolver.client import _layers_async as layers
-from convolver.client._connection import PATHS, ClientBase, asynchronous_channels, left, targets_of
-from convolver.client._layers_async import AsyncServer
-from convolver.client._map_async import Stream
-from convolver.client._shared_memory import is_worth_sharing, may_be_here
+from convolver.client._channels import LOOK
+from convolver.client._connection import ClientBase, asynchronous_channels, left, place_of, targets_of
+from convolver.client._retries import Tries
 from convolver.client._shared_memory_async import AsyncSharedMemory
-from convolver.client.errors import ServiceUnavailable
+from convolver.client.errors import DeadlineExceeded, ServiceUnavailable
+from convolver.core.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from convolver.client._channels import AsynchronousChannels
-    from convolver.client._composition import Composition, HeldWeights
     from convolver.client._embedded import EmbeddedServer
-    from convolver.client._requests import Reply, Request
     from convolver.core.parameters import Parameters
     from convolver.core.tensors import Array
 
@@ -36,10 +29,11 @@ T = TypeVar("T")
 
 
 class AsynchronousConnection(ClientBase):
-    """What `AsyncClient` calls through."""
+    """Channels, and a call that is tried again."""
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
-        super().__init__(address, timeout=timeout)
+    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0, hedge: bool = False) -> None:
+        super().__init__(address, timeout=timeout, hedge=hedge)
+        self._closing = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start: asyncio.Future[EmbeddedServer] | None = None
         self._channels: AsynchronousChannels | None = None
@@ -67,6 +61,7 @@ class AsynchronousConnection(ClientBase):
             return
         self._check_loop()
         self._closed = True
+        self._closing.set()
         self._shared_memory.close()
         for channel in self._channels.all if self._channels else ():
             await channel.close()
@@ -83,95 +78,60 @@ class AsynchronousConnection(ClientBase):
         self._check_open()
         return self._shared_memory.pool.empty(shape, dtype)
 
-    async def _of_one(self, ask: Callable[[AsyncServer], Awaitable[T]], parameters: Parameters) -> T:
-        """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
-        channels, _ = await self._connected()
-        *others, last = await channels.in_turn(self._seconds(parameters))
-        for channel in others:
-            try:
-                return await ask(self._server(channel))
-            except ServiceUnavailable:
-                if self._closed:
-                    raise
-        return await ask(self._server(last))
-
-    async def _servers(self) -> list[AsyncServer]:
-        channels, _ = await self._connected()
-        return list(map(self._server, channels.each))
-
-    def _server(self, channel: grpc.aio.Channel) -> AsyncServer:
-        call, exchange = partial(self._call, channel=channel), partial(self._exchange, channel=channel)
-        return AsyncServer(call, exchange, partial(self._put_on, channel))
-
-    async def _call(
+    async def _repeated(
         self,
-        method: str,
-        request: bytes,
+        once: Callable[[AsynchronousChannels, float | None], Awaitable[T]],
         parameters: Parameters,
-        *,
-        channel: grpc.aio.Channel | None = None,
+        channel: grpc.aio.Channel | None,
         begin: float | None = None,
-    ) -> bytes:
-        """The answer's message, within the call's timeout since `begin`, or since now."""
-        timeout = self._seconds(parameters)
-        rest = timeout if begin is None else left(timeout, begin)
-        channels, address = await self._connected()
-        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(PATHS[method], channel)
-        with self._failures(address, timeout):
-            return await call(request, timeout=rest)
-
-    async def _exchange(
-        self, request: Request, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
-    ) -> Reply:
-        """The answer, by the way that suits its size."""
-        begin = time.monotonic()
-        reply = await self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
-        if reply is not None:
-            return reply
-        if request.is_small:
-            response = await self._call("Convolve", request.message, parameters, channel=channel, begin=begin)
-            return answers.unary_reply(response, request.out)
-        timeout = self._seconds(parameters)
-        channels, address = await self._connected()
-        chosen = channel or channels.together
-        with self._failures(address, timeout):
-            return await chunks.exchanged(chosen, request, left(timeout, begin), repeats=chosen is channels.together)
-
-    async def _shared(
-        self, request: Request, parameters: Parameters, channel: grpc.aio.Channel | None, begin: float
-    ) -> Reply | None:
-        """The answer by way of shared memory; None where that is not to be had."""
-        timeout = self._seconds(parameters)
-        channels, address = await self._connected()
-        if not may_be_here(address):
-            return None
-        chosen = channel or channels.together
-        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen, begin=begin)
-        with self._failures(address, timeout):
-            return await self._shared_memory.exchanged(chosen, request, timeout, send)
-
-    async def _put(self, held: HeldWeights, parameters: Parameters) -> None:
-        await layers.put(await self._servers(), held, parameters)
-
-    async def _put_on(self, channel: grpc.aio.Channel, held: HeldWeights, parameters: Parameters) -> None:
-        timeout = self._seconds(parameters)
-        _, address = await self._connected()
-        call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
-        with self._failures(address, timeout):
-            await call(held_layers.put_requests(held), timeout=timeout)
-
-    @asynccontextmanager
-    async def _open_stream(self, composition: Composition) -> AsyncIterator[Stream]:
-        timeout = self._seconds(composition.parameters)
-        channels, address = await self._connected()
-        channel = (await channels.in_turn(timeout))[0] if composition.held else channels.together
-        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
-        with self._failures(address, timeout):
-            call = stream()
+        *,
+        grpc_repeats: bool = True,
+    ) -> T:
+        """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
+        self._budget.add_call()
+        timeout, begin = self._seconds(parameters), begin or time.monotonic()
+        tries: Tries | None = None
+        while True:
+            channels, address = await self._connected()
             try:
-                yield Stream(call, address, timeout, lambda held: self._put_on(channel, held, composition.parameters))
-            finally:
-                call.cancel()  # which does nothing to one that has ended
+                with self._failures(address, timeout):
+                    return await once(channels, left(timeout, begin))
+            except (Overloaded, DeadlineExceeded, ServiceUnavailable) as error:
+                tries = tries or Tries(self._budget, timeout, begin)
+                by_grpc = grpc_repeats and channel is None
+                tries.note(error, place_of(address, channels, channel), by_grpc=by_grpc)
+                if isinstance(error, Overloaded):
+                    pause = tries.after_overload(error)
+                    is_again = pause is not None and not await self._pauses(pause)
+                else:
+                    is_again = (
+                        isinstance(error, ServiceUnavailable)
+                        and channel is None  # else whoever calls knows another server
+                        and not (by_grpc and channels.is_ready([channels.together]))  # then gRPC has tried enough
+                        and await self._recovers(tries, channels, [channels.together])
+                    )
+                if self._closed:
+                    raise ServiceUnavailable(f"{address}: the client was closed") from error
+                if not is_again:
+                    raise
+
+    async def _recovers(self, tries: Tries, channels: AsynchronousChannels, needed: Sequence[grpc.aio.Channel]) -> bool:
+        """Whether to try again, once one of the needed channels is connected, or there are others."""
+        wait = tries.after_break()
+        if wait is None:
+            return False
+        await self._pauses(wait.pause)
+        while not self._closed and time.monotonic() < wait.until:
+            if (await self._connected())[0] is not channels or channels.is_ready(needed):
+                return True
+            await self._pauses(LOOK)
+        return False
+
+    async def _pauses(self, seconds: float) -> bool:
+        """Waits; true, at once, where the client is closed meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closed
 
     @contextmanager
     def _failures(self, address: str, timeout: float | None) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The blocking client's connection: channels, calls, and which way a request takes."""
+"""The blocking client's connection: its channels, and a call that is tried again."""
 
 from __future__ import annotations
 
@@ -7,30 +7,24 @@ import re
 import threading
 import time
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import grpc
 
-from convolver.client import _answers as answers
-from convolver.client import _chunks_sync as chunks
 from convolver.client import _client_shared as shared
-from convolver.client import _held_layers as held_layers
-from convolver.client import _layers_sync as layers
-from convolver.client._connection import PATHS, ClientBase, blocking_channels, left
-from convolver.client._layers_sync import Server
-from convolver.client._map_sync import Stream
-from convolver.client._shared_memory import is_worth_sharing, may_be_here
+from convolver.client._channels import LOOK
+from convolver.client._connection import ClientBase, blocking_channels, left, place_of
+from convolver.client._retries import Tries
 from convolver.client._shared_memory_sync import SharedMemory
-from convolver.client.errors import ServiceUnavailable
+from convolver.client.errors import DeadlineExceeded, ServiceUnavailable
+from convolver.core.errors import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from convolver.client._channels import BlockingChannels
-    from convolver.client._composition import Composition, HeldWeights
     from convolver.client._embedded import EmbeddedServer
-    from convolver.client._requests import Reply, Request
     from convolver.core.parameters import Parameters
     from convolver.core.tensors import Array
 
@@ -38,15 +32,20 @@ T = TypeVar("T")
 
 
 class BlockingConnection(ClientBase):
-    """What `Client` calls through."""
+    """Channels, and a call that is tried again."""
 
-    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0) -> None:
-        super().__init__(address, timeout=timeout)
-        self._lock = threading.Lock()
+    def __init__(self, address: str | None = None, *, timeout: float | None = 60.0, hedge: bool = False) -> None:
+        super().__init__(address, timeout=timeout, hedge=hedge)
         self._embedded: EmbeddedServer | None = None
         self._channels: BlockingChannels | None = None
         self._shared_memory = SharedMemory()
         self._process = os.getpid()
+        self._renew()
+        _ALL.add(self)
+
+    def _renew(self) -> None:
+        """In a forked process, where nobody is left who could release the lock."""
+        self._lock, self._closing = threading.Lock(), threading.Event()
 
     @property
     def address(self) -> str:
@@ -60,6 +59,7 @@ class BlockingConnection(ClientBase):
         """
         with self._lock:
             self._closed = True
+            self._closing.set()
             if self._process == os.getpid():
                 self._shared_memory.close()
             for channel in self._channels.all if self._channels else ():
@@ -78,93 +78,54 @@ class BlockingConnection(ClientBase):
             self._check_process()
             return self._shared_memory.pool.empty(shape, dtype)
 
-    def _of_one(self, ask: Callable[[Server], T], parameters: Parameters) -> T:
-        """What `ask` gives, whose calls all go to one server: the first in turn that is there."""
-        channels, _ = self._connected()
-        *others, last = channels.in_turn(self._seconds(parameters))
-        for channel in others:
-            try:
-                return ask(self._server(channel))
-            except ServiceUnavailable:
-                if self._closed:
-                    raise
-        return ask(self._server(last))
-
-    def _servers(self) -> list[Server]:
-        channels, _ = self._connected()
-        return list(map(self._server, channels.each))
-
-    def _server(self, channel: grpc.Channel) -> Server:
-        call, exchange = partial(self._call, channel=channel), partial(self._exchange, channel=channel)
-        return Server(call, exchange, partial(self._put_on, channel))
-
-    def _call(
+    def _repeated(
         self,
-        method: str,
-        request: bytes,
+        once: Callable[[BlockingChannels, float | None], T],
         parameters: Parameters,
-        *,
-        channel: grpc.Channel | None = None,
+        channel: grpc.Channel | None,
         begin: float | None = None,
-    ) -> bytes:
-        """The answer's message, within the call's timeout since `begin`, or since now."""
-        timeout = self._seconds(parameters)
-        rest = timeout if begin is None else left(timeout, begin)
-        channels, address = self._connected()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(PATHS[method], channel)
-        with _failures(address, timeout):
-            return call(request, timeout=rest)
-
-    def _exchange(self, request: Request, parameters: Parameters, *, channel: grpc.Channel | None = None) -> Reply:
-        """The answer, by the way that suits its size."""
-        begin = time.monotonic()
-        reply = self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
-        if reply is not None:
-            return reply
-        if request.is_small:
-            response = self._call("Convolve", request.message, parameters, channel=channel, begin=begin)
-            return answers.unary_reply(response, request.out)
-        timeout = self._seconds(parameters)
-        channels, address = self._connected()
-        chosen = channel or channels.together
-        with _failures(address, timeout):
-            return chunks.exchanged(chosen, request, left(timeout, begin), repeats=chosen is channels.together)
-
-    def _shared(
-        self, request: Request, parameters: Parameters, channel: grpc.Channel | None, begin: float
-    ) -> Reply | None:
-        """The answer by way of shared memory; None where that is not to be had."""
-        timeout = self._seconds(parameters)
-        channels, address = self._connected()
-        if not may_be_here(address):
-            return None
-        chosen = channel or channels.together
-        send = partial(self._call, "Convolve", parameters=parameters, channel=chosen, begin=begin)
-        with _failures(address, timeout):
-            return self._shared_memory.exchanged(chosen, request, timeout, send)
-
-    def _put(self, held: HeldWeights, parameters: Parameters) -> None:
-        layers.put(self._servers(), held, parameters)
-
-    def _put_on(self, channel: grpc.Channel, held: HeldWeights, parameters: Parameters) -> None:
-        timeout = self._seconds(parameters)
-        _, address = self._connected()
-        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PATHS["PutLayer"])
-        with _failures(address, timeout):
-            call(held_layers.put_requests(held), timeout=timeout)
-
-    @contextmanager
-    def _open_stream(self, requests: Iterator[bytes], composition: Composition) -> Iterator[Stream]:
-        timeout = self._seconds(composition.parameters)
-        channels, address = self._connected()
-        channel = channels.in_turn(timeout)[0] if composition.held else channels.together
-        stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
-        with _failures(address, timeout):
-            call = stream(requests)
+        *,
+        grpc_repeats: bool = True,
+    ) -> T:
+        """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
+        self._budget.add_call()
+        timeout, begin = self._seconds(parameters), begin or time.monotonic()
+        tries: Tries | None = None
+        while True:
+            channels, address = self._connected()
             try:
-                yield Stream(call, address, timeout, lambda held: self._put_on(channel, held, composition.parameters))
-            finally:
-                call.cancel()  # which does nothing to one that has ended
+                with failures(address, timeout):
+                    return once(channels, left(timeout, begin))
+            except (Overloaded, DeadlineExceeded, ServiceUnavailable) as error:
+                tries = tries or Tries(self._budget, timeout, begin)
+                by_grpc = grpc_repeats and channel is None
+                tries.note(error, place_of(address, channels, channel), by_grpc=by_grpc)
+                if isinstance(error, Overloaded):
+                    pause = tries.after_overload(error)
+                    is_again = pause is not None and not self._closing.wait(pause)
+                else:
+                    is_again = (
+                        isinstance(error, ServiceUnavailable)
+                        and channel is None  # else whoever calls knows another server
+                        and not (by_grpc and channels.is_ready([channels.together]))  # then gRPC has tried enough
+                        and self._recovers(tries, channels, [channels.together])
+                    )
+                if self._closed:
+                    raise ServiceUnavailable(f"{address}: the client was closed") from error
+                if not is_again:
+                    raise
+
+    def _recovers(self, tries: Tries, channels: BlockingChannels, needed: Sequence[grpc.Channel]) -> bool:
+        """Whether to try again, once one of the needed channels is connected, or there are others."""
+        wait = tries.after_break()
+        if wait is None:
+            return False
+        self._closing.wait(wait.pause)
+        while not self._closed and time.monotonic() < wait.until:
+            if self._connected()[0] is not channels or channels.is_ready(needed):
+                return True
+            self._closing.wait(LOOK)
+        return False
 
     def _connected(self) -> tuple[BlockingChannels, str]:
         """The channels of this process, made when they are first needed and again after a fork, and where they lead."""
@@ -195,13 +156,26 @@ class BlockingConnection(ClientBase):
 
 
 @contextmanager
-def _failures(address: str, timeout: float | None) -> Iterator[None]:
+def failures(address: str, timeout: float | None) -> Iterator[None]:
     """Raises what a failed call means."""
     try:
         yield
     except grpc.RpcError as failure:
         raise shared.error_of(failure, address, timeout) from failure
+    except grpc.FutureCancelledError as failure:
+        raise ServiceUnavailable(f"{address}: the client was closed") from failure
     except ValueError as failure:
         if not {"closed", "channel"} <= set(re.findall(r"\w+", str(failure).lower())):
             raise  # the caller's own
         raise RuntimeError("the client is closed") from failure
+
+
+_ALL: WeakSet[BlockingConnection] = WeakSet()
+
+
+def _renew_all() -> None:
+    for connection in _ALL:
+        connection._renew()  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_renew_all)

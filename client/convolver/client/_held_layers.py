@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from convolver.client import _client_shared as shared
 from convolver.core import request_codec
+from convolver.core.chunks import chunks
 from convolver.core.errors import InvalidConvolution, shown
 from convolver.core.wire import join
 from convolver.v1 import convolution_pb2
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from convolver.client._composition import HeldWeights
     from convolver.core.operation import Tensor
     from convolver.core.parameters import Parameters
-
-PIECE = 1 << 20
-"""Bytes of data of one message."""
 
 PAGE = 1000
 """Layers of one answer."""
@@ -42,9 +40,8 @@ def put_requests(held: HeldWeights) -> Iterator[bytes]:
     """The messages of one PutLayer."""
     definition = convolution_pb2.LayerDefinition.FromString(held.definition)
     yield pb.PutLayerRequest(definition=definition).SerializeToString()
-    for data in held.data:
-        for start in range(0, data.nbytes, PIECE):
-            yield join(b"", [data[start : start + PIECE]])
+    for data in chunks(held.data):
+        yield join(b"", data, filler=None)
 
 
 def list_request(token: str) -> bytes:

@@ -64,7 +64,8 @@ class _Calls:
         """The outputs of many inputs, in their order, over one stream: while one is computed, others travel. At most
         `in_flight` of them are on their way or wait to be taken, and no frame is asked for before there is room.
 
-        The first error ends it, at the place of its frame. A server that goes away ends it too: it is not resumed.
+        The first error ends it, at the place of its frame. Where a server goes away, what is in flight is sent again,
+        to another or to the same one once it is back; three times in a row without an answer to the oldest end it.
 
         A frame may be overwritten once the next one is asked for. One that is too large for a message of the stream, or
         whose output is, goes as `run` sends it, and is waited for before the next one is asked for.

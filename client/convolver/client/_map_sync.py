@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
 from convolver.client._composition import HeldWeights
-from convolver.client._pipeline import Pipeline, checked_in_flight
+from convolver.client._pipeline import Pipeline, Progress, Route, checked_in_flight
+from convolver.client._retries import Tries
+from convolver.client.errors import ServiceUnavailable
 from convolver.core.errors import BackendFailure, ConvolverError
 
 if TYPE_CHECKING:
@@ -29,18 +31,19 @@ FAREWELL = 1.0
 
 
 class Stream(NamedTuple):
-    """An open stream: the answers as they come, where it leads, the seconds that a request may take, and the putting of
-    a layer on the same server.
+    """An open stream and where it leads; a context in which what fails is raised as the client's errors; the putting of
+    a layer on the same server; and the wait for a server in its place, which says whether to open another.
     """
 
-    answers: Iterator[bytes]
-    address: str
-    timeout: float | None
+    call: Any
+    route: Route
+    failures: Callable[[], AbstractContextManager[None]]
     put: Callable[[HeldWeights], None]
+    recovers: Callable[[Tries], bool]
 
 
-OpenStream = Callable[[Iterator[bytes], "Composition"], "AbstractContextManager[Stream]"]
-"""Opens a stream for these requests; what fails in the context is raised as the client's errors."""
+OpenStream = Callable[[Iterator[bytes], "Composition"], Stream]
+"""Opens a stream for these requests."""
 
 
 def mapped(
@@ -58,15 +61,13 @@ def mapped(
     room = checked_in_flight(in_flight)
 
     def outputs() -> Generator[AnyArray]:
-        outgoing = SimpleQueue[bytes | None]()
+        traffic = _Traffic(open_stream, composition, answered)
         try:
-            with open_stream(iter(outgoing.get, None), composition) as stream:
-                pipeline = Pipeline(composition, stream.address, stream.timeout, in_flight=room, resend=resend)
-                traffic = _Traffic(stream, outgoing, answered)
-                yield from _outputs(pipeline, traffic, iter(frames))
-                traffic.end()
+            pipeline = Pipeline(composition, traffic.route, in_flight=room, resend=resend)
+            yield from _outputs(pipeline, traffic, iter(frames))
+            traffic.end()
         finally:
-            outgoing.put(None)  # gRPC's thread waits for it, be the stream cancelled
+            traffic.stop()
         if pipeline.failure:
             raise pipeline.failure
 
@@ -74,16 +75,19 @@ def mapped(
 
 
 class _Traffic:
-    """Both directions of a stream. A thread takes answers in as they come: gRPC's iterator cannot be asked whether
-    there is one.
+    """Both directions of a stream, and of the next one where it breaks. A thread takes answers in as they come: gRPC's
+    iterator cannot be asked whether there is one.
     """
 
-    def __init__(
-        self, stream: Stream, outgoing: SimpleQueue[bytes | None], answered: Callable[[Request], Reply]
-    ) -> None:
-        self._put, self._outgoing, self._answered = stream.put, outgoing, answered
-        self._incoming = SimpleQueue["Answer"]()
-        Thread(target=_read, args=(stream.answers, self._incoming), daemon=True).start()
+    def __init__(self, open_stream: OpenStream, composition: Composition, answered: Callable[[Request], Reply]) -> None:
+        self._open_stream, self._composition, self._answered = open_stream, composition, answered
+        self._progress = Progress()
+        self._open()
+
+    @property
+    def route(self) -> Route:
+        """Where it leads."""
+        return self._stream.route
 
     def send(self, request: bytes | Request, pipeline: Pipeline) -> None:
         """Puts a request behind the others; waits for the answer to one that is too large for that, whose frame may be
@@ -91,6 +95,8 @@ class _Traffic:
         """
         if isinstance(request, bytes):
             self._outgoing.put(request)
+            if self._broken is not None:
+                self._resume(self._broken, pipeline)
             return
         try:
             [output] = self._answered(request).tensors
@@ -99,22 +105,57 @@ class _Traffic:
             pipeline.take_in(failure)
 
     def receive_all(self, pipeline: Pipeline) -> None:
-        """Hands over the answers that have come."""
+        """Hands over the answers that have come, and sends what is to be sent again by now."""
         while not self._incoming.empty():
-            self._hand(self._incoming.get(), pipeline)
+            self._take(self._incoming.get(), pipeline)
+        for message in pipeline.later():
+            self._outgoing.put(message)
 
     def receive(self, pipeline: Pipeline) -> None:
-        """Waits for an answer and hands it over."""
+        """Waits until an answer comes and hands it over, or there is something to be sent again."""
         try:
-            self._hand(self._incoming.get(timeout=pipeline.patience), pipeline)
+            answer = self._incoming.get(timeout=pipeline.patience)
         except Empty:
-            raise pipeline.overdue() from None
+            pipeline.check_patience()
+        else:
+            self._take(answer, pipeline)
 
     def end(self) -> None:
         """Says that there is no more, and waits for the stream's end. How it ends matters to no frame."""
         self._outgoing.put(None)
-        with suppress(Empty):
-            self._incoming.get(timeout=FAREWELL)
+        if self._broken is None:
+            with suppress(Empty):
+                self._incoming.get(timeout=FAREWELL)
+
+    def stop(self) -> None:
+        """Ends the stream."""
+        self._outgoing.put(None)  # gRPC's thread waits for it, be the stream cancelled
+        self._stream.call.cancel()  # which does nothing to one that has ended
+
+    def _open(self) -> None:
+        self._broken: ServiceUnavailable | None = None
+        self._outgoing, self._incoming = SimpleQueue[bytes | None](), SimpleQueue["Answer"]()
+        self._stream = self._open_stream(iter(self._outgoing.get, None), self._composition)
+        Thread(target=_read, args=(self._stream.call, self._incoming), daemon=True).start()
+
+    def _take(self, answer: Answer, pipeline: Pipeline) -> None:
+        try:
+            with self._stream.failures():
+                self._hand(answer, pipeline)
+        except ServiceUnavailable as broken:
+            self._broken = broken
+            if not pipeline.is_answered:  # else it matters to the next frame, if there is one
+                self._resume(broken, pipeline)
+
+    def _resume(self, broken: ServiceUnavailable, pipeline: Pipeline) -> None:
+        """By another stream, where there will be one. Raises `broken` where not."""
+        tries = self._progress.tries(pipeline, self.route, broken)
+        self.stop()
+        if not self._stream.recovers(tries):
+            raise broken
+        self._open()
+        for message in pipeline.unanswered():
+            self._outgoing.put(message)
 
     def _hand(self, answer: Answer, pipeline: Pipeline) -> None:
         if answer is None:
@@ -123,7 +164,7 @@ class _Traffic:
             raise answer
         for put, message in pipeline.receive(answer):
             if put is not None:
-                self._put(put)
+                self._stream.put(put)
             self._outgoing.put(message)
 
 

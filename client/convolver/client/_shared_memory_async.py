@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from convolver.client._identity import metadata
 from convolver.client._regions import Memory, Pool
 from convolver.client._shared_memory import (
     HOLD,
@@ -126,7 +127,7 @@ class _Stream:
         self._outgoing = asyncio.Queue[bytes | None]()
         self._waiting: dict[int, asyncio.Queue[hold_pb.HoldResponse | None]] = {}
         call: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HOLD)
-        self._call = call(self._steps())
+        self._call = call(self._steps(), metadata=metadata())
         self._reading = asyncio.create_task(self._read())
 
     async def hold(self, memories: Sequence[Memory]) -> None:

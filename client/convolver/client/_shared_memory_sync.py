@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from convolver.client._identity import metadata
 from convolver.client._regions import Memory, Pool
 from convolver.client._shared_memory import (
     HOLD,
@@ -129,7 +130,7 @@ class _Stream:
         self._outgoing = SimpleQueue[bytes | None]()
         self._waiting: dict[int, Answers] = {}
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HOLD)
-        self._call: Any = call(iter(self._outgoing.get, None))
+        self._call: Any = call(iter(self._outgoing.get, None), metadata=metadata())
         self._reading = threading.Thread(target=self._read, name="shared memory", daemon=True)
         self._reading.start()
         _OPEN.add(self)

@@ -12,7 +12,7 @@ ConvolverError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 def shown(value: object) -> str:
@@ -27,14 +27,29 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} of numbers with thousands of digits"
 
 
+class Attempt(NamedTuple):
+    """One try of a call: at which address, how many seconds after the call began it failed, and how."""
+
+    address: str
+    seconds: float
+    what: str
+
+
 class ConvolverError(Exception):
-    """Base of all. `reason` names the class on the wire (google.rpc.ErrorInfo.reason)."""
+    """Base of all. `reason` names the class on the wire (google.rpc.ErrorInfo.reason). `attempts` says what the SDK
+    tried, for errors that may be another's at the next try; their text ends with it.
+    """
 
     reason: ClassVar[str] = "CONVOLVER_ERROR"
+    attempts: tuple[Attempt, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def __str__(self) -> str:
+        """The message; and what was tried, on the same line."""
+        return f"{self.message} ({_told(self.attempts)})" if self.attempts else self.message
 
 
 class InvalidConvolution(ConvolverError, ValueError):
@@ -86,10 +101,6 @@ class UnknownLayer(ConvolverError, KeyError):
         super().__init__(message)
         self.digest = digest
 
-    def __str__(self) -> str:
-        """KeyError would quote the message."""
-        return self.message
-
 
 class IntegerOverflow(ConvolverError, OverflowError):
     """A result does not fit its integer type, and neither saturate nor wrap was asked for."""
@@ -105,3 +116,13 @@ class BackendFailure(ConvolverError, RuntimeError):
     def __init__(self, message: str, reference: str = "") -> None:
         super().__init__(message)
         self.reference = reference
+
+
+def _told(attempts: tuple[Attempt, ...]) -> str:
+    places = {attempt.address for attempt in attempts}
+    count = "1 try" if len(attempts) == 1 else f"{len(attempts)} tries"
+    each = [
+        f"{f'{attempt.address} ' if len(places) > 1 else ''}{attempt.what} after {attempt.seconds:.2f} s"
+        for attempt in attempts
+    ]
+    return f"{count} in {attempts[-1].seconds:.2f} s: {'; '.join(each)}"

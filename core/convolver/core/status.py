@@ -19,6 +19,9 @@ LONGEST_TEXT = 600
 LONGEST_FIELD = 200
 """In bytes of UTF-8."""
 
+LONGEST_RETRY = 1e9
+"""In seconds: thirty years, which every clock can still add to now."""
+
 _CODES: dict[type[ConvolverError], int] = {
     errors.InvalidConvolution: code_pb2.INVALID_ARGUMENT,
     errors.Unsupported: code_pb2.UNIMPLEMENTED,
@@ -37,7 +40,7 @@ _REBUILT: dict[str, Callable[[str, _Metadata], ConvolverError]] = {
     errors.LimitExceeded.reason: lambda text, m: errors.LimitExceeded(
         text, m.get("subject", ""), int(m.get("limit", "0")), int(m.get("value", "0")), m.get("setting", "")
     ),
-    errors.Overloaded.reason: lambda text, m: errors.Overloaded(text, float(m.get("retry_after", "0.1"))),
+    errors.Overloaded.reason: lambda text, m: errors.Overloaded(text, _seconds(m.get("retry_after", "0.1"))),
     errors.UnknownLayer.reason: lambda text, m: errors.UnknownLayer(text, m.get("digest", "")),
     errors.IntegerOverflow.reason: lambda text, _: errors.IntegerOverflow(text),
     errors.BackendFailure.reason: lambda text, m: errors.BackendFailure(text, m.get("reference", "")),
@@ -61,6 +64,14 @@ def from_status(status: status_pb2.Status) -> ConvolverError | None:
             with suppress(ValueError):
                 return _REBUILT[info.reason](status.message, dict(info.metadata))
     return None
+
+
+def _seconds(text: str) -> float:
+    """Raises ValueError for what nobody can wait for, infinity and NaN among it."""
+    seconds = float(text)
+    if not 0 <= seconds <= LONGEST_RETRY:
+        raise ValueError(f"retry_after is {seconds} s")
+    return seconds
 
 
 def _metadata(error: ConvolverError) -> _Metadata:

@@ -11,7 +11,7 @@ IMAGE ?= convolver
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check check-python check-contract bench gpu-check proto release-contract image image-test clean
+.PHONY: help demo serve test check check-python check-contract bench faults soak fuzz gpu-check proto release-contract image image-test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,6 +36,18 @@ check-python: .venv/.dev
 
 bench: .venv/.dev ## measure the service against others (BENCH=--quick: seconds); the figures go to benchmarks/results/
 	$(BIN)/python -m benchmarks.service $(BENCH)
+
+FAULTS ?= 100
+faults: export FAULTS_RESULTS := benchmarks/results
+faults: .venv/.dev ## do every fault of tests/faults 100 times (FAULTS=...); how servers took it goes to benchmarks/results/
+	FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults -o timeout=3600
+
+SOAK_SECONDS ?= 600
+soak: .venv/.dev ## call one server in every way for 10 minutes (SOAK_SECONDS=...): nothing may fail, nothing may grow
+	$(BIN)/python -m benchmarks.soak --seconds $(SOAK_SECONDS) $(SOAK)
+
+fuzz: .venv/.dev ## look for messages that break a server (FUZZ=...: the options of tests/fuzz)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # Not in .venv, whose torch may be without CUDA: a machine with a device has its own. Only what tests/gpu needs is read.
 gpu-check: export PYTHONPATH := proto:core:client:server

@@ -1,0 +1,93 @@
+"""What a process holds: memory, threads, descriptors, and of a server the requests, regions and layers it counts."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIB = 1 << 20
+MOST_RSS = 32 * MIB
+"""Bytes by which a server may have grown after any number of repetitions."""
+
+DEADLINE = 40.0
+"""Seconds in which everything has to be let go of. gRPC keeps idle threads of its own for some 20 of them."""
+
+PAUSE = 0.02
+
+_MEMFD = "/memfd:"
+
+
+class Vitals(NamedTuple):
+    """Of one process; the metrics are 0 where it is no server. `rss` and `dirty` are bytes."""
+
+    rss: int
+    dirty: int
+    threads: int
+    descriptors: int
+    memfds: int
+    in_flight: int = 0
+    memory_bytes: int = 0
+    shared_regions: int = 0
+    shared_region_bytes: int = 0
+    layers: int = 0
+
+
+def of_process(pid: int) -> Vitals:
+    """Of any process of this user."""
+    proc = Path("/proc") / str(pid)
+    rollup = (proc / "smaps_rollup").read_text()
+    threads = len(list((proc / "task").iterdir()))
+    links = list(_links(proc / "fd"))
+    memfds = (proc / "maps").read_text().count(_MEMFD) + sum(link.startswith(_MEMFD) for link in links)
+    return Vitals(_bytes(rollup, "Rss"), _bytes(rollup, "Private_Dirty"), threads, len(links), memfds)
+
+
+def of_server(pid: int, http: str) -> Vitals:
+    """Of a server, whose metrics are at `http`."""
+    found = metrics(http)
+    names = Vitals._fields[list(Vitals._fields).index("in_flight") :]
+    return of_process(pid)._replace(**{name: int(found.get(f"convolver_{name}", 0)) for name in names})
+
+
+def metrics(http: str) -> dict[str, float]:
+    """The server's metrics by their series, as they are written."""
+    with urllib.request.urlopen(f"{http}/metrics", timeout=30) as answer:  # noqa: S310 - our own http://
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {series: float(number) for series, _, number in (line.rpartition(" ") for line in lines)}
+
+
+def excess(before: Vitals, after: Vitals) -> str:
+    """What there is more of than before, as text; empty where everything is back."""
+    bounds = before._replace(rss=before.rss + MOST_RSS, dirty=before.dirty + MOST_RSS)
+    pairs = zip(Vitals._fields, before, bounds, after, strict=True)
+    return ", ".join(f"{name} {was} -> {now}" for name, was, bound, now in pairs if now > bound)
+
+
+def settled(before: Vitals, take: Callable[[], Vitals]) -> Vitals:
+    """What `take` gives, as soon as nothing is more than before. Fails where that takes too long."""
+    end = time.monotonic() + DEADLINE
+    while more := excess(before, after := take()):
+        assert time.monotonic() < end, f"not back after {DEADLINE} s: {more}"
+        time.sleep(PAUSE)
+    return after
+
+
+def _links(folder: Path) -> list[str]:
+    found = []
+    for link in folder.iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(link.readlink()))
+    return found
+
+
+def _bytes(rollup: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", rollup, re.MULTILINE)
+    assert found, rollup
+    return int(found[1]) * 1024

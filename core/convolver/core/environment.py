@@ -15,9 +15,9 @@ and with so few 0.2 ms, while on idle ones nothing changed.
 """
 
 
-ONEDNN_PRIMITIVES = 256
-"""oneDNN keeps what it made for as many convolutions and reorderings, by default 1024, and resident memory grows until
-then (docs/decisions/0015-bounded-caches.md).
+ONEDNN_PRIMITIVES = 1024
+"""oneDNN keeps what it made for as many convolutions and reorderings, and resident memory grows until then. Fewer save
+little and cost much (docs/decisions/0015-bounded-caches.md).
 """
 
 OPENBLAS_THREADS = 1

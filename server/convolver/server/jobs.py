@@ -13,12 +13,15 @@ from convolver.core.tensors import Sourced
 from convolver.core.wire import split
 from convolver.server.messages import read, refuse_unknown
 from convolver.v1 import convolution_pb2 as pb
+from convolver.v1 import tensor_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
     from convolver.core.stack_plan import StackPlan
-    from convolver.v1 import tensor_pb2
+
+_IN_ORDER = tensor_pb2.TensorSource()
+"""Of all tensors whose place in the order says where they are."""
 
 _LAYERS, _DEFINITION = 1, 1
 """The fields' numbers, in Convolution and in Layer."""
@@ -125,9 +128,25 @@ def _as_sent(i: int, layer: memoryview) -> bytes:
 def tensors_of(convolution: pb.Convolution, sources: Sequence[Source | None]) -> dict[str, Sourced]:
     """The tensors of a request by their names, in the order of tensors."""
     return {
-        name: Sourced(codec.tensor_from_proto(header, name), source)
+        name: Sourced(codec.tensor_from_proto(header, name), _alone(source))
         for name, header, source in _each(convolution, sources)
     }
+
+
+def _alone(source: tensor_pb2.TensorSource) -> tensor_pb2.TensorSource:
+    """The source without the request around it, all of whose memory a part of it keeps: jobs are remembered."""
+    if source.WhichOneof("source") is None:
+        return _IN_ORDER
+    copy = tensor_pb2.TensorSource()
+    copy.CopyFrom(source)
+    return copy
+
+
+def _region_alone(region: tensor_pb2.SharedRegion) -> tensor_pb2.SharedRegion:
+    """The same for a region."""
+    copy = tensor_pb2.SharedRegion()
+    copy.CopyFrom(region)
+    return copy
 
 
 def _each(
@@ -156,7 +175,7 @@ def output_regions_of(
     if regions:
         read_ = {name: given.source.region for name, given in tensors.items() if given.source.HasField("region")}
         _refuse_overlaps(read_, {f"output_regions[{i}]": region for i, region in enumerate(regions)})
-    return tuple(regions)
+    return tuple(map(_region_alone, regions))
 
 
 def _refuse_overlaps(read_: dict[str, tensor_pb2.SharedRegion], written: dict[str, tensor_pb2.SharedRegion]) -> None:

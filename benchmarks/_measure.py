@@ -99,7 +99,9 @@ def show(tables: Sequence[Table]) -> None:
         console.print(table.printable())
 
 
-def write(name: str, payload: Mapping[str, object], tables: Sequence[Table], out: Path = RESULTS) -> None:
+def write(
+    name: str, payload: Mapping[str, object], tables: Sequence[Table], out: Path = RESULTS, command: str = ""
+) -> None:
     """Print `tables`; write them to `out`/`name`.md, and `payload`, which holds `machine()`, to `out`/`name`.json."""
     show(tables)
     out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def write(name: str, payload: Mapping[str, object], tables: Sequence[Table], out
     described = [f"{key} {value}" for key, value in cast("dict[str, object]", payload["machine"]).items()]
     parts = [
         f"# {name}",
-        f"`python -m benchmarks.{name}`: {', '.join(described)}",
+        f"`{command or f'python -m benchmarks.{name}'}`: {', '.join(described)}",
         *(table.markdown() for table in tables),
     ]
     (out / f"{name}.md").write_text("\n\n".join(parts) + "\n")

@@ -244,7 +244,8 @@ def _timed(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _percentile(seconds: Sequence[float], part: float) -> float:
-    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * part))] if seconds else float("nan")
+    """-1 where there are none."""
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * part))] if seconds else -1.0
 
 
 if __name__ == "__main__":

@@ -81,7 +81,13 @@ def write_down(rows: Sequence[Row], folder: Path) -> None:
     lines = [[row.fault, str(row.times), row.wrong or "ok", f"{row.seconds:.1f}", *_shown(row)] for row in rows]
     columns = ("fault", "times", "result", "seconds", "RSS, MiB", "threads", "descriptors", "memfds")
     payload = {"machine": machine("grpcio", "numpy"), "faults": [_plain(row) for row in rows]}
-    write("faults", payload, [Table("Every fault, and what the server holds before and after", columns, lines)], folder)
+    write(
+        "faults",
+        payload,
+        [Table("Every fault, and what the server holds before and after", columns, lines)],
+        folder,
+        "make faults",
+    )
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.fuzz.names import MODULES
+from tests.fuzz.names import MODULES, PLANTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,11 @@ class Outcome(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status."""
-    given = _parser().parse_args(argv)
+    parser = _parser()
+    given = parser.parse_args(argv)
+    unknown = [name for name in given.targets if name not in {**MODULES, **PLANTED}]
+    if unknown:
+        parser.error(f"there is no target {unknown[0]}; --list names them")
     if given.list:
         sys.stdout.write("\n".join(MODULES) + "\n")
         return 0
@@ -121,7 +125,7 @@ def _last(pattern: str, text: str) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("python -m tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="all, unless some are named")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="all, unless some are named (--list)")
     parser.add_argument("--seconds", type=int, default=600, help="of each target")
     parser.add_argument("--runs", type=int, default=-1, help="inputs of each target, where those are fewer")
     parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds of one input that are a hang")

@@ -238,11 +238,11 @@ async def test_who_leaves_as_the_queue_moves_has_had_no_turn(scheduler: Schedule
 
 
 @with_scheduler
-async def test_there_is_no_room_beside_those_that_wait(scheduler: Scheduler) -> None:
+async def test_there_is_room_for_what_is_over_at_once_beside_larger_work_that_waits(scheduler: Scheduler) -> None:
     leases = await admitted(scheduler, Demand(6))
     assert (scheduler.has_room(4), scheduler.has_room(5)) == (True, False)
     waiting = asyncio.create_task(scheduler.run(Demand(6), int))
     await until_in_loop(lambda: in_flight() == 2, "it to wait")
-    assert not scheduler.has_room(1)
+    assert (scheduler.has_room(4), scheduler.has_room(5)) == (True, False)
     close(*leases)
     await waiting

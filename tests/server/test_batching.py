@@ -170,7 +170,7 @@ def test_torch_batches_as_well(serve: Callable[..., RunningServer]) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     server = serve("--threads=1", "--backend=auto", "--queue-seconds=1000")
     inputs, w = [numbers(*SHAPE, seed=seed) for seed in range(4)], numbers(128, 16, 3, 3, seed=3)
-    with Client(server.address, timeout=60) as client:
+    with Client(server.address, timeout=6000) as client:
         layer = client.layer(w, backend="torch")
         layer.put()
         found = crowd(server, [partial(layer.run, x) for x in inputs])

@@ -187,7 +187,7 @@ def test_each_is_taken_once_or_has_left(them: list[tuple[str, Priority, float]],
         else:
             queue.take(one)
         here.remove(one)
-        assert {*queue.company(one)} == {each for each in here if each.key == one.key}
+        assert {*queue.company(one, 100)} == {each for each in here if each.key == one.key}
         head = queue.head()
         assert head in here if here else head is None
 
@@ -196,21 +196,22 @@ def test_company_is_what_is_alike_in_the_order_of_turns() -> None:
     queue, alike = FairQueue(), some(3, key="k")
     late = waiting("b", key="k")
     push(queue, [*alike, waiting(key="other"), waiting(), late])
-    assert [*queue.company(alike[0])] == [late, *alike[1:]]
+    assert [*queue.company(alike[0], 100)] == [late, *alike[1:]]
+    assert [*queue.company(alike[0], 2)] == [late, alike[1]]
 
 
 def test_company_of_the_other_priority_comes_last() -> None:
     queue, alike = FairQueue(), some(3, key="k")
     bulk = some(2, priority="bulk", key="k")
     push(queue, [*bulk, *alike])
-    assert [*queue.company(alike[0])] == [*alike[1:], *bulk]
-    assert [*queue.company(bulk[0])] == [bulk[1], *alike]
+    assert [*queue.company(alike[0], 100)] == [*alike[1:], *bulk]
+    assert [*queue.company(bulk[0], 100)] == [bulk[1], *alike]
 
 
 def test_what_has_no_key_has_no_company() -> None:
     queue, alone = FairQueue(), some(2)
     push(queue, alone)
-    assert [*queue.company(alone[0])] == []
+    assert [*queue.company(alone[0], 100)] == []
 
 
 def test_company_before_its_turn_does_not_put_off_who_comes_then() -> None:

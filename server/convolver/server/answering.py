@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Envelope = Callable[[bytes], bytes]
 
-MOST_HASHED = 1 << 20
+MOST_HASHED = 1 << 18
 """Bytes of weights that a request brings of which a digest is made, to find others with the same."""
 
 
@@ -116,6 +116,12 @@ class Answering:
         weights = _weights_id(job, self._brought.entries) if company.key else None
         return None if weights is None else company.key + weights
 
+    @property
+    def _reason(self) -> Unbatched:
+        """Why it runs alone, if it does."""
+        company, entries = self._accepted.company, self._brought.entries
+        return "ineligible" if company.key and not _are_compared(self._accepted.job, entries) else company.reason
+
     def __call__(self) -> bytes:
         """Alone. Raises what the engine raises."""
         begin, job = time.perf_counter(), self._accepted.job
@@ -151,7 +157,7 @@ class Answering:
         """The message, with its one copy of the outputs."""
         done, plan, (received, accepted) = time.perf_counter(), self._accepted.job.plan, self._arrived
         seconds = {"decode": accepted - received, "queue": begin - accepted, **spent}
-        report = self._desk.report(plan, seconds, self._accepted.company.reason, together)
+        report = self._desk.report(plan, seconds, self._reason, together)
         result = self._accepted.result + plan_pb2.Result(report=report).SerializeToString()
         inside = [] if self._brought.shared.out else list(map(to_bytes, outputs.values()))
         answer = join(self._envelope(result), inside)
@@ -177,9 +183,7 @@ def _weights_id(job: Job, entries: Sequence[memoryview]) -> bytes | None:
     """What tells the weights of a request from others of its shapes, None where that would take too long: the digests
     of layers that stay, and of those that it brings one of our own.
     """
-    names = [name for name in job.tensors if name != "input"]
-    in_order = all(given.source.WhichOneof("source") is None for given in job.tensors.values())
-    if len(entries) != len(names) + 1 or not in_order or sum(map(len, entries[:-1])) > MOST_HASHED:
+    if not _are_compared(job, entries):
         return None
     made = blake2b(digest_size=16)
     for source in job.sources:
@@ -187,3 +191,9 @@ def _weights_id(job: Job, entries: Sequence[memoryview]) -> bytes | None:
     for entry in entries[:-1]:
         made.update(entry)
     return made.digest()
+
+
+def _are_compared(job: Job, entries: Sequence[memoryview]) -> bool:
+    """Whether a request's weights are compared with those of others: they stand in order, and are not too many."""
+    in_order = all(given.source.WhichOneof("source") is None for given in job.tensors.values())
+    return in_order and len(entries) == len(job.tensors) and sum(map(len, entries[:-1])) <= MOST_HASHED

@@ -29,6 +29,11 @@ class Calls:
         self._ended.clear()
         context.add_done_callback(self._end)  # type: ignore[arg-type]  # the stub asks for a context that nobody can make
 
+    @property
+    def open(self) -> int:
+        """Calls that are open."""
+        return self._open
+
     async def ended(self) -> None:
         """Returns once no call is open."""
         await self._ended.wait()

@@ -96,6 +96,7 @@ class ConvolveChunked:
         def run(job: Job) -> Outcome:
             return self._engine.run(job, held, {**data.arrays(), **shared.arrays()}, shared.out)
 
+        lease.extend(self._requests.desk.seconds(accepted))
         try:
             return accepted, await lease.run(lambda: run(accepted.job))
         except Replanned as again:
@@ -119,7 +120,7 @@ class ConvolveChunked:
         work = Piecewise(self._engine, accepted.job, held, data)
         await _together(
             incoming.data(data, work.come),
-            work.run(pieces, lease),
+            work.run(pieces, lease, self._requests.desk.seconds(accepted)),
             self._send(accepted, [to_bytes(work.out)], work.made),
         )
         self._spent(work.seconds)
@@ -140,7 +141,7 @@ class ConvolveChunked:
         desk, sums = self._requests.desk, ("copy_in", "compute", "copy_out")
         desk.rates.learn(accepted.rate, accepted.base_seconds, sum(seconds.get(phase, 0.0) for phase in sums))
         reason = accepted.company.reason
-        report = desk.report(plan, seconds, "large" if reason == "alone" else reason)
+        report = desk.report(plan, seconds, "ineligible" if reason == "alone" else reason)
         await self._outgoing.send(pb.ConvolveChunkedResponse(report=report).SerializeToString())
         count(plan, seconds)
 
@@ -148,7 +149,7 @@ class ConvolveChunked:
     async def _memory(self, accepted: Accepted, held_bytes: int) -> AsyncIterator[Lease]:
         """Those bytes, once they are to be had."""
         begin = time.perf_counter()
-        lease = await self._requests.admitted(accepted, held_bytes, OfCall(self._context))
+        lease = await self._requests.admitted_ahead(accepted, held_bytes, OfCall(self._context))
         self._lap("queue", begin)
         try:
             yield lease

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from typing import TYPE_CHECKING
 
 from convolver.core.parameters import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable
 
     from convolver.server.demand import Demand
 
@@ -153,14 +153,14 @@ class FairQueue:
             self._classes[waiting.demand.priority].refund(waiting)
             self._gone(waiting)
 
-    def company(self, waiting: Waiting) -> Iterator[Waiting]:
-        """The others of its key, whose turns come first first; those of its own priority before the others, whose
-        virtual time is another.
+    def company(self, waiting: Waiting, most: int) -> list[Waiting]:
+        """At most so many others of its key, whose turns come first first; those of its own priority before the others,
+        whose virtual time is another.
         """
         alike = self._keyed.get(waiting.key, {}) if waiting.key is not None else {}
         others = (other for other in alike if other is not waiting)
         priority = waiting.demand.priority
-        return iter(sorted(others, key=lambda each: (each.demand.priority != priority, each.start)))
+        return nsmallest(most, others, key=lambda each: (each.demand.priority != priority, each.start))
 
     def _gone(self, waiting: Waiting) -> None:
         waiting.has_gone = True

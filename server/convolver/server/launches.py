@@ -60,11 +60,11 @@ class _Entry:
 class _Launch:
     """What has one thread. It is told to stop once nobody waits for any of it; `is_over` once that thread is free."""
 
-    def __init__(self, entries: list[_Entry]) -> None:
-        self.entries = entries
+    def __init__(self, entries: list[_Entry], begin: float) -> None:
+        self.entries, self.begin = entries, begin
         self.seconds = sum(entry.waiting.seconds for entry in entries)
         self.stop, self.left = Stop(), 0
-        self.is_abandoned = self.is_over = False
+        self.has_begun = self.is_abandoned = self.is_over = False
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +87,7 @@ class Launches:
         self._max_batch, self._max_delay = max_batch, max_delay
         self._queue, self._entries = FairQueue(), dict[Waiting, _Entry]()
         self._lobbies: dict[Hashable, _Lobby] = {}
-        self._running = 0
+        self._running = set[_Launch]()
 
     async def run(self, work: Callable[[], Any], waiting: Waiting, use: Use) -> Any:  # noqa: ANN401  # what the work returns
         """What the work returns, in its turn. `use` is closed when that is over, which it may not be when the caller is
@@ -117,6 +117,13 @@ class Launches:
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(2 * self._threads, thread_name_prefix="compute", initializer=give_way)
+
+    @property
+    def until_free(self) -> float:
+        """Seconds until a thread is free, by estimate."""
+        now = asyncio.get_running_loop().time()
+        ends = (max(0.0, launch.begin + launch.seconds - now) for launch in self._running if not launch.is_abandoned)
+        return 0.0 if self._free else min(ends, default=0.0)
 
     def _enter(self, entry: _Entry) -> None:
         """To the queue; where something runs, a while later if it may have company by then."""
@@ -162,17 +169,18 @@ class Launches:
             return seconds <= LAUNCH_SECONDS and size <= LAUNCH_BYTES
 
         fits(head)
-        others = list(takewhile(fits, self._queue.company(head))) if self._max_batch > 1 else []
-        return [head, *others[: self._max_batch - 1]]
+        return [head, *takewhile(fits, self._queue.company(head, self._max_batch - 1))]
 
     def _launch(self, entries: list[_Entry]) -> None:
-        launch, now = _Launch(entries), asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        launch = _Launch(entries, now)
         for entry in entries:
             entry.launch = launch
             metrics.QUEUE_SECONDS.observe(now - entry.since)
-        metrics.BATCH_SIZE.observe(len(entries))
+        if hasattr(entries[0].work, "together"):  # not of parts of requests, which are none
+            metrics.BATCH_SIZE.observe(len(entries))
         self._free -= 1
-        self._running += 1
+        self._running.add(launch)
         try:
             self._pool.submit(self._compute, launch, asyncio.get_running_loop())
         except RuntimeError as error:  # it is closed, or there is no thread to be had
@@ -224,11 +232,11 @@ class Launches:
         if launch.is_over:
             return
         launch.is_over = True
-        self._running -= 1
+        self._running.discard(launch)
         self._abandoned -= launch.is_abandoned
         self._free += not launch.is_abandoned
         if any(isinstance(error, Cancelled) for _, error in outcomes):
-            saved("running", launch.seconds - seconds)
+            saved("running" if launch.has_begun else "queue", launch.seconds - seconds)
         for entry, (result, error) in zip(launch.entries, outcomes, strict=True):
             entry.launch = None  # each refers to the other, and to the result
             entry.use.close()
@@ -262,7 +270,8 @@ def _outcomes(launch: _Launch) -> list[Outcome]:
     if launch.stop.is_set:
         return [(None, Cancelled()) for _ in launch.entries]
     now = time.monotonic()
-    outcomes = [_late(entry) if entry.waiting.demand.deadline <= now else None for entry in launch.entries]
+    launch.has_begun = True
+    outcomes = [_late(launch, entry) if entry.waiting.demand.deadline <= now else None for entry in launch.entries]
     works = [entry.work for entry, late in zip(launch.entries, outcomes, strict=True) if late is None]
     for entry in launch.entries:
         entry.work = _nothing
@@ -270,7 +279,8 @@ def _outcomes(launch: _Launch) -> list[Outcome]:
     return [late or next(found) for late in outcomes]
 
 
-def _late(entry: _Entry) -> Outcome:
+def _late(launch: _Launch, entry: _Entry) -> Outcome:
+    launch.seconds -= entry.waiting.seconds
     saved("queue", entry.waiting.seconds)
     return None, TimeoutError("its deadline had passed before it could begin")
 

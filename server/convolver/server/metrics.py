@@ -6,7 +6,7 @@ Labels are of fixed sets: never a shape, a digest or a word that a caller made u
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from convolver.core.errors import InvalidConvolution, LimitExceeded, Overloaded, UnknownLayer, Unsupported
+from convolver.core.joint import Unbatched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ _FORWARD = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"
 _KINDS = (*_FORWARD, "stack")
 OPERATIONS = (*_KINDS, *(f"{name}_gradients" for name in _KINDS))
 REASONS = tuple(error.reason for error in (InvalidConvolution, Unsupported, LimitExceeded, Overloaded, UnknownLayer))
-UNBATCHED_REASONS = ("alone", "deterministic", "large", "disabled", "ineligible")
+UNBATCHED_REASONS = get_args(Unbatched)
 
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 

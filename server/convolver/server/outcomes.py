@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from convolver.server.frames import forget
@@ -20,7 +21,8 @@ Outcome = tuple[Any, None] | tuple[None, Exception]
 
 def give_way() -> None:
     """In a compute thread, for all that it starts: the event loop and gRPC's threads have the cores first."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    with suppress(OSError):  # where that is forbidden they compete
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def outcome_of(work: Callable[[], object]) -> Outcome:

@@ -40,17 +40,17 @@ class Piecewise:
         self.out: Array = np.empty(shape, TABLE[dtype].numpy)
         self.seconds = defaultdict[str, float](float)
 
-    async def run(self, pieces: Sequence[Piece], lease: Lease) -> None:
-        """All of them, in their order. Raises IntegerOverflow."""
-        input = self.data.array("input")
+    async def run(self, pieces: Sequence[Piece], lease: Lease, seconds: float) -> None:
+        """All of them, in their order, in so many seconds by estimate. Raises IntegerOverflow."""
+        input, share = self.data.array("input"), seconds / len(pieces)
         before = self.data.bytes - input.nbytes  # it comes last
         await self.come.reach(before)
         prepared = await lease.run(self._prepared, 0.0)
-        share = lease.seconds / len(pieces)
         for piece in pieces:
             await self.come.reach(before + piece.input_bytes)
-            seconds = await lease.run(partial(self._engine.run_piece, piece, prepared, input, self.out), share)
-            for phase, spent in seconds.items():
+            lease.extend(share)
+            phases = await lease.run(partial(self._engine.run_piece, piece, prepared, input, self.out), share)
+            for phase, spent in phases.items():
                 self.seconds[phase] += spent
             self.made.advance(piece.output_bytes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 MOST_LAYERS = 4096
@@ -24,25 +25,29 @@ Kept = TypeVar("Kept", bound=Weighted)
 
 
 class Remembered(Generic[Kept]):
-    """The latest by their headers, of at most MOST_LAYERS layers in all; the least recently asked for are forgotten."""
+    """For any thread: the latest by their headers, of at most MOST_LAYERS layers in all; the least recently asked for
+    are forgotten.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
-        self._layers = 0
+        self._layers, self._lock = 0, Lock()
 
     def get(self, header: bytes) -> Kept | None:
         """What is kept of that header."""
-        found = self._kept.get(header)
-        if found is not None:
-            self._kept.move_to_end(header)
-        return found
+        with self._lock:
+            found = self._kept.get(header)
+            if found is not None:
+                self._kept.move_to_end(header)
+            return found
 
     def put(self, header: bytes, accepted: Kept) -> None:
         """Keeps it."""
-        if len(header) > LONGEST or header in self._kept:
-            return
-        self._kept[header] = accepted
-        self._layers += accepted.layers
-        while self._layers > MOST_LAYERS:
-            _, oldest = self._kept.popitem(last=False)
-            self._layers -= oldest.layers
+        with self._lock:
+            if len(header) > LONGEST or header in self._kept:
+                return
+            self._kept[header] = accepted
+            self._layers += accepted.layers
+            while self._layers > MOST_LAYERS:
+                _, oldest = self._kept.popitem(last=False)
+                self._layers -= oldest.layers

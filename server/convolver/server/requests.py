@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from convolver.core import cost, joint, plan_codec, rates
@@ -81,9 +82,13 @@ class Requests:
             self._remembered.put(convolution, found)
         return found
 
-    async def admitted(self, accepted: Accepted, held_bytes: int, caller: Caller, waiting_bytes: int = 0) -> Lease:
-        """So many bytes for the request, once they are to be had. Raises Overloaded."""
-        return await self.scheduler.admitted(self._demand(accepted, held_bytes, caller, waiting_bytes))
+    async def admitted_ahead(self, accepted: Accepted, held_bytes: int, caller: Caller) -> Lease:
+        """So many bytes for a request whose data is still to come, once they are to be had. Its seconds are for the
+        lease to be extended by when the data is there: until then nobody waits for them. Raises Overloaded.
+        """
+        demand = self._demand(accepted, held_bytes, caller)
+        self.scheduler.check(demand)
+        return await self.scheduler.admitted(replace(demand, seconds=0.0))
 
     def _demand(self, accepted: Accepted, held_bytes: int, caller: Caller, waiting_bytes: int = 0) -> Demand:
         factor = self.desk.rates.factor(accepted.rate)
@@ -107,7 +112,8 @@ class Requests:
         if accepted.is_tiny and self.scheduler.has_room(accepted.held_bytes):
             metrics.BATCH_SIZE.observe(1)
             return self.scheduler.run_here(accepted.held_bytes, work)
-        lease = await self.admitted(accepted, accepted.held_bytes, caller, sum(map(len, brought.entries)))
+        waiting_bytes = sum(map(len, brought.entries))
+        lease = await self.scheduler.admitted(self._demand(accepted, accepted.held_bytes, caller, waiting_bytes))
         try:
             answer: bytes = await lease.run(work)
         except BaseException:
@@ -126,8 +132,9 @@ def planned(job: Job) -> Accepted:
     if job.uses_regions or any(source and source.kept for source in job.sources):  # which have a place of their own
         company = joint.Company(b"", "ineligible", company.items)
     base, rate = rates.base_seconds(plan), rates.key(plan)
+    copied = tensor_bytes(plan.input) if company.key else 0  # what runs together does so behind one another
     stored = plan.input_bytes - sum(tensor_bytes(tensor) for tensor, _ in job.tensors.values())  # the layer budget's
-    return Accepted(job, result, plan.peak_bytes - stored, _is_tiny(job), base, rate, company)
+    return Accepted(job, result, plan.peak_bytes - stored + copied, _is_tiny(job), base, rate, company)
 
 
 def _is_tiny(job: Job) -> bool:

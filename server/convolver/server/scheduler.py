@@ -77,8 +77,8 @@ class Scheduler:
         return Lease(self, demand)
 
     def has_room(self, held_bytes: int) -> bool:
-        """Whether work of so many bytes would not have to wait for others."""
-        return not self._queue and self._held + held_bytes <= self._budget
+        """Whether work of so many bytes fits now, be it that larger work waits: it is over before that could begin."""
+        return self._held + held_bytes <= self._budget
 
     def run_here(self, held_bytes: int, work: Callable[[], Result]) -> Result:
         """What `work` returns, called at once, in the loop's own thread; for what takes less than going elsewhere."""
@@ -123,7 +123,8 @@ class Scheduler:
         left = demand.deadline - asyncio.get_running_loop().time()
         if wait > self._bound:
             text = f"{wait:.2f} s of work are before it, above this server's bound of {self._bound} s (--queue-seconds)"
-            raise Overloaded(text, _retry_after(wait - self._bound))
+            raise Overloaded(text, _retry_after(wait - self._bound / 2))  # by then half of it is done
+        wait = max(wait, self.launches.until_free)  # what runs is not interrupted
         if wait and demand.is_learnt and wait + demand.seconds > left:  # an idle server tries, and so learns it anew
             text = f"it would be done in {wait + demand.seconds:.3g} s by estimate, and its deadline is in {left:.3g} s"
             raise Overloaded(text, _retry_after(wait))

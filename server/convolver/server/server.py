@@ -7,7 +7,6 @@ import errno
 import fcntl
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -113,11 +112,14 @@ class Server:
         self._ready = False
         for name in _SERVED:
             await self._health.set(name, _Status.NOT_SERVING)
+        logger.info("draining: calls are served for %g s more, and have %g s to end", *self._drain_seconds)
         await asyncio.sleep(self.settings.drain_delay)
         self._calls.drain()
         stopping = asyncio.create_task(self._grpc.stop(self.settings.grace))
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._calls.ended(), self.settings.grace)
+        except TimeoutError:
+            logger.warning("%d calls did not end within the grace and are cut off", self._calls.open)
         await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
         await self._grpc.stop(None)  # what is open now are health's watchers, which would keep it for all of the grace
         await stopping
@@ -126,6 +128,10 @@ class Server:
         self._scheduler.close()
         self._unlock()
         logger.info("stopped")
+
+    @property
+    def _drain_seconds(self) -> tuple[float, float]:
+        return self.settings.drain_delay, self.settings.grace
 
     def request_stop(self) -> None:
         """Asks `run` to end."""

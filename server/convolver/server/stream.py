@@ -129,7 +129,8 @@ class ConvolveStream:
             async with asyncio.timeout(seconds):
                 return await self._requests.answer(convolution, entries, received, envelope, caller)
         except TimeoutError:
-            text = f"not done within the request's timeout of {request.timeout_seconds} s"
+            own = f"request's timeout of {request.timeout_seconds} s"
+            text = f"not done within the {own if request.timeout_seconds else 'deadline of the stream'}"
             return _failed(request.id, status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message=text))
         except Exception as error:  # noqa: BLE001  # this is the edge, as in the interceptor
             return _failed(request.id, to_status(as_error(error)))

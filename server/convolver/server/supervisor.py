@@ -135,9 +135,11 @@ class Supervisor:
         self._workers[place] = worker
         if self._stopping.is_set():
             worker.stop()
-        code = await worker.ended()
-        del self._workers[place]
-        self._count()
+        try:
+            code = await worker.ended()
+        finally:
+            del self._workers[place]
+            self._count()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return Ending(how, worker.error, drained=code == 0)
 

@@ -48,7 +48,8 @@ class WorkerProcess:
         """Its exit code, negative where a signal ended it, once it has ended."""
         assert self._process.stdout  # noqa: S101  # a pipe, as asked for
         async for line in self._process.stdout:
-            self._take(*json.loads(line))
+            with suppress(ValueError, TypeError):  # cut off in the midst of a line
+                self._take(*json.loads(line))
         self.ready = False
         return await self._process.wait()
 

@@ -30,7 +30,7 @@ def fuzzed(folder: Path, name: str, *options: str) -> tuple[int, dict[str, Any]]
 def test_a_short_run_finds_nothing(tmp_path: Path, name: str) -> None:
     status, outcome = fuzzed(tmp_path, name, f"--runs={RUNS}", "--seconds=90")
     assert status == 0, (tmp_path / name / "log").read_text(errors="replace")[-5000:]
-    assert outcome["executions"] >= RUNS > 10 * len([*(tmp_path / name / "seeds").iterdir()])
+    assert outcome["executions"] >= RUNS > 4 * len([*(tmp_path / name / "seeds").iterdir()])
     assert outcome["coverage"] > 0
 
 
@@ -39,7 +39,7 @@ def test_a_short_run_finds_nothing(tmp_path: Path, name: str) -> None:
     [
         ("planted-error", "crash", "ZeroDivisionError: planted"),
         ("planted-hang", "timeout-*", "ERROR: libFuzzer: timeout"),
-        ("planted-allocation", "crash", "MemoryError"),
+        ("planted-allocation", "crash", "AssertionError: no memory"),
     ],
 )
 def test_a_planted_fault_is_found(tmp_path: Path, name: str, artifact: str, said: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import threading
@@ -23,7 +22,7 @@ from convolver.client import Client
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MIB, PAGE = 1 << 20, os.sysconf("SC_PAGE_SIZE")
+MIB = 1 << 20
 SHAPES = 2000
 """Distinct ones that the callers draw from, again and again."""
 
@@ -117,9 +116,10 @@ def _watched(
 def sampled(pid: int, seconds: float, calls: int) -> Sample:
     """What the process holds now."""
     proc = Path("/proc") / str(pid)
-    pages = int((proc / "statm").read_text().split()[1])
+    status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+    own = sum(1024 * int(status[name].split()[0]) for name in ("RssAnon", "RssFile"))  # RssShmem is its callers'
     threads, open_files = (list((proc / folder).iterdir()) for folder in ("task", "fd"))
-    return Sample(seconds, pages * PAGE, len(threads), sum(map(_is_own, open_files)), calls)
+    return Sample(seconds, own, len(threads), sum(map(_is_own, open_files)), calls)
 
 
 def _is_own(descriptor: Path) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from tests.contract import SERVICE, call, convolution, request
 from tests.faults.proxy import FOR_EVER, Kind, Mishap, Way
 from tests.faults.world import IDLE_SECONDS, Fault, World
-from tests.server.chunked_calls import ENDED, OpenCall, first, more
+from tests.server.chunked_calls import OpenCall, first, more
 from tests.server.stream_calls import OpenStream, item, ordinary
 from tests.wait import until
 
@@ -58,13 +58,13 @@ def does_not_read_a_message(world: World) -> None:
 
 
 def does_not_read_chunks(world: World) -> None:
-    ended = world.server.metric(ENDED)
     with (
         grpc.insecure_channel(world.server.address) as channel,
         OpenCall(channel, first(padded(HUGE), ONE.tobytes(), ONE.tobytes())) as chunks,
     ):
         chunks.close()
-        until(lambda: world.server.metric(ENDED) > ended, "the server to give up")
+        until(lambda: world.in_flight == 1, "its admission")
+        until(lambda: world.in_flight == 0, "the server to give up")
         assert chunks.failure().code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

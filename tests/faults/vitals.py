@@ -19,6 +19,11 @@ MOST_RSS = 32 * MIB
 DEADLINE = 40.0
 """Seconds in which everything has to be let go of. gRPC keeps idle threads of its own for some 20 of them."""
 
+MORE_THREADS, LAYERS = 2, 1
+"""A server makes compute threads when it first needs them, up to twice its --threads, which are 2 here; and it keeps
+the one layer of these callers, whichever call brings it.
+"""
+
 PAUSE = 0.02
 
 _MEMFD = "/memfd:"
@@ -65,7 +70,9 @@ def metrics(http: str) -> dict[str, float]:
 
 def excess(before: Vitals, after: Vitals) -> str:
     """What there is more of than before, as text; empty where everything is back."""
-    bounds = before._replace(rss=before.rss + MOST_RSS, dirty=before.dirty + MOST_RSS)
+    layers, threads = max(before.layers, LAYERS), before.threads + MORE_THREADS
+    more = {"rss": before.rss + MOST_RSS, "dirty": before.dirty + MOST_RSS}
+    bounds = before._replace(**more, threads=threads, layers=layers)
     pairs = zip(Vitals._fields, before, bounds, after, strict=True)
     return ", ".join(f"{name} {was} -> {now}" for name, was, bound, now in pairs if now > bound)
 

@@ -48,7 +48,9 @@ async def unless_stalled(call: Awaitable[Result], context: grpc.aio.ServicerCont
     except BaseException as error:
         forget(error)
         raise
-    raise await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+    with suppress(grpc.aio.InternalError):  # its caller has left meanwhile, and hears nothing
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+    raise asyncio.CancelledError
 
 
 class Messages:

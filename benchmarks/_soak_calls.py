@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convolver.client import Client, Conv, DeadlineExceeded, Pool
-from convolver.core.errors import UnknownLayer
+from convolver.core.errors import Overloaded, UnknownLayer
 
 if TYPE_CHECKING:
     import threading
@@ -159,7 +159,7 @@ class Caller:
         x, weight = self._drawn()
         try:
             client.convolve(x, weight, timeout=self._random.choice((TOO_SHORT, 10 * TOO_SHORT)))
-        except DeadlineExceeded:
+        except (DeadlineExceeded, Overloaded):  # which says so before it has passed
             return
 
     def _cancelled(self, client: Client) -> None:

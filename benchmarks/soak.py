@@ -133,7 +133,7 @@ def _is_own(descriptor: Path) -> bool:
 def judged(samples: Sequence[Sample], failed: Counter[str]) -> Verdict:
     """Whether the server grew from the second third to the last, and what failed."""
     end = samples[-1].seconds
-    thirds = [[one for one in samples if end * i / 3 <= one.seconds <= end * (i + 1) / 3] for i in (1, 2)]
+    thirds = [[one for one in samples if end * i / 3 <= one.seconds <= end * (i + 1) / 3] or samples for i in (1, 2)]
 
     def means(name: str) -> tuple[float, float]:
         second, last = (sum(getattr(one, name) for one in third) / len(third) for third in thirds)

@@ -102,7 +102,8 @@ def _watched(
         while (spent := time.monotonic() - begin) < seconds:
             samples.append(sampled(pid, spent, done.total()))
             if spent > every * (said + 1):
-                _say(samples[bisect(samples, spent - every, key=lambda one: one.seconds) - 1], samples[-1])
+                first = bisect(samples, spent - every, key=lambda one: one.seconds) - 1
+                _say(samples[max(0, first)], samples[-1])
                 said += 1
             time.sleep(min(1.0, seconds / 100))
     finally:

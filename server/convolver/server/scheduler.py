@@ -123,7 +123,7 @@ class Scheduler:
         left = demand.deadline - asyncio.get_running_loop().time()
         if wait > self._bound:
             text = f"{wait:.2f} s of work are before it, above this server's bound of {self._bound} s (--queue-seconds)"
-            raise Overloaded(text, _retry_after(wait - self._bound / 2))  # by then half of it is done
+            raise Overloaded(text, _retry_after(wait - self._bound))
         wait = max(wait, self.launches.until_free)  # what runs is not interrupted
         if wait and demand.is_learnt and wait + demand.seconds > left:  # an idle server tries, and so learns it anew
             text = f"it would be done in {wait + demand.seconds:.3g} s by estimate, and its deadline is in {left:.3g} s"

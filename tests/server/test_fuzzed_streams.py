@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.contract import ANSWER, call, good_request, output
 from tests.e2e.test_fuzzed_requests import TYPED, requests
 from tests.server.layer_calls import metric
-from tests.server.stream_calls import OpenStream, padded, quick, status
+from tests.server.stream_calls import RECEIVED, OpenStream, padded, quick, status
 from tests.wait import until
 
 from convolver.v1 import convolution_service_pb2 as pb

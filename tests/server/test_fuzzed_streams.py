@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.contract import ANSWER, call, good_request, output
 from tests.e2e.test_fuzzed_requests import TYPED, requests
 from tests.server.layer_calls import metric
-from tests.server.stream_calls import RECEIVED, OpenStream, padded, quick, status
+from tests.server.stream_calls import RECEIVED, SENT, OpenStream, padded, quick, status
 from tests.wait import until
 
 from convolver.v1 import convolution_service_pb2 as pb
@@ -29,7 +29,8 @@ ENDS = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
 TIMEOUTS = st.none() | st.sampled_from([60.0, 1e300]) | st.floats()
 
 
-WINDOW = 3
+WINDOW, ROUNDING = 3, 1e-9
+"""Requests of a stream; seconds that are none, since what is left of sums is not zero while requests are held."""
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +129,16 @@ def test_streams_that_are_left_leave_nothing(channel: grpc.Channel, messages: li
 def test_a_stream_that_is_left_while_an_answer_is_written_leaves_nothing(
     running: RunningServer, channel: grpc.Channel, read: int
 ) -> None:
-    received = metric(running, RECEIVED)
+    until(lambda: metric(running, "convolver_in_flight") == 0, "the stream before to be let go of")
+    before = metric(running, RECEIVED) - metric(running, SENT)  # those that were never answered
+
+    def is_blocked() -> bool:
+        waiting = metric(running, RECEIVED) - metric(running, SENT) - before
+        all_held = waiting == metric(running, "convolver_in_flight") == WINDOW
+        return all_held and metric(running, "convolver_backlog_seconds") < ROUNDING
 
     with OpenStream(channel) as stream:
         stream.send(*map(padded, range(40)))
         for _ in range(read):
             stream.next()
-        until(lambda: metric(running, RECEIVED) >= received + WINDOW, "requests to be taken whose answers nobody reads")
+        until(is_blocked, "an answer to be written that nobody reads")

@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 LONGEST_RETRY, SHORTEST_RETRY = 5.0, 0.05
 """Seconds after which who was refused may come again."""
 
+FULL = 0.9
+"""The part of the queue's bound that it is to be down to when who was refused for it comes again: others come too."""
+
 WAITING_SHARE = 4
 """The part of the memory budget that messages may take which wait for memory: one in so many."""
 
@@ -123,7 +126,7 @@ class Scheduler:
         left = demand.deadline - asyncio.get_running_loop().time()
         if wait > self._bound:
             text = f"{wait:.2f} s of work are before it, above this server's bound of {self._bound} s (--queue-seconds)"
-            raise Overloaded(text, _retry_after(wait - self._bound))
+            raise Overloaded(text, _retry_after(wait - FULL * self._bound))
         wait = max(wait, self.launches.until_free)  # what runs is not interrupted
         if wait and demand.is_learnt and wait + demand.seconds > left:  # an idle server tries, and so learns it anew
             text = f"it would be done in {wait + demand.seconds:.3g} s by estimate, and its deadline is in {left:.3g} s"

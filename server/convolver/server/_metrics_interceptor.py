@@ -88,17 +88,18 @@ class _Context:
 
 
 class _Requests:
-    """A caller's messages, counted as they are taken."""
+    """A caller's messages. gRPC's own iterator keeps each until the next one comes, which may be never."""
 
-    def __init__(self, messages: AsyncIterator[object], series: _Series) -> None:
-        self._messages, self._series = messages, series
+    def __init__(self, context: _Context) -> None:
+        self._context = context
 
     def __aiter__(self) -> AsyncIterator[object]:
         return self
 
     async def __anext__(self) -> object:
-        message = await anext(self._messages)
-        self._series.received.inc()
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
         return message
 
 
@@ -124,11 +125,11 @@ def _counted(handler: Handler, series: _Series) -> Handler:
 
     async def run(request: Any, context: Context) -> object:  # noqa: ANN401  # a message, or an iterator of messages
         with _observed(series, context):
+            counting = _Context(context, series)
             if handler.request_streaming:
-                request = _Requests(request, series)
+                request = _Requests(counting)
             else:
                 series.received.inc()
-            counting = _Context(context, series)
             if handler.response_streaming:
                 await write_all(behaviour(request, counting), counting)
                 return None

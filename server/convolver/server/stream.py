@@ -79,14 +79,18 @@ class ConvolveStream:
             message = await anext(messages, None)
             if message is None:
                 return
-            received = time.perf_counter()
-            metrics.RECEIVED_BYTES.inc(len(message))
-            header, entries = split(message)
-            rest, convolution = taken_out(header, _CONVOLUTION)
-            request = read(pb.ConvolveStreamRequest, rest)
-            task = asyncio.create_task(self._answer(request, convolution, entries, received))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(message)
+            del message  # the next may never come
+
+    def _begin(self, message: bytes) -> None:
+        received = time.perf_counter()
+        metrics.RECEIVED_BYTES.inc(len(message))
+        header, entries = split(message)
+        rest, convolution = taken_out(header, _CONVOLUTION)
+        request = read(pb.ConvolveStreamRequest, rest)
+        task = asyncio.create_task(self._answer(request, convolution, entries, received))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _finish(self) -> None:
         """Waits for what is in flight. Raises what writing an answer raised."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -135,18 +136,7 @@ def tensors_of(convolution: pb.Convolution, sources: Sequence[Source | None]) ->
 
 def _alone(source: tensor_pb2.TensorSource) -> tensor_pb2.TensorSource:
     """The source without the request around it, all of whose memory a part of it keeps: jobs are remembered."""
-    if source.WhichOneof("source") is None:
-        return _IN_ORDER
-    copy = tensor_pb2.TensorSource()
-    copy.CopyFrom(source)
-    return copy
-
-
-def _region_alone(region: tensor_pb2.SharedRegion) -> tensor_pb2.SharedRegion:
-    """The same for a region."""
-    copy = tensor_pb2.SharedRegion()
-    copy.CopyFrom(region)
-    return copy
+    return _IN_ORDER if source.WhichOneof("source") is None else deepcopy(source)
 
 
 def _each(
@@ -175,7 +165,7 @@ def output_regions_of(
     if regions:
         read_ = {name: given.source.region for name, given in tensors.items() if given.source.HasField("region")}
         _refuse_overlaps(read_, {f"output_regions[{i}]": region for i, region in enumerate(regions)})
-    return tuple(map(_region_alone, regions))
+    return tuple(map(deepcopy, regions))  # as in _alone
 
 
 def _refuse_overlaps(read_: dict[str, tensor_pb2.SharedRegion], written: dict[str, tensor_pb2.SharedRegion]) -> None:

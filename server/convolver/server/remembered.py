@@ -41,13 +41,13 @@ class Remembered(Generic[Kept]):
                 self._kept.move_to_end(header)
             return found
 
-    def put(self, header: bytes, accepted: Kept) -> None:
+    def put(self, header: bytes, kept: Kept) -> None:
         """Keeps it."""
         with self._lock:
             if len(header) > LONGEST or header in self._kept:
                 return
-            self._kept[header] = accepted
-            self._layers += accepted.layers
+            self._kept[header] = kept
+            self._layers += kept.layers
             while self._layers > MOST_LAYERS:
                 _, oldest = self._kept.popitem(last=False)
                 self._layers -= oldest.layers

@@ -112,12 +112,13 @@ class Server:
         self._ready = False
         for name in _SERVED:
             await self._health.set(name, _Status.NOT_SERVING)
-        logger.info("draining: calls are served for %g s more, and have %g s to end", *self._drain_seconds)
-        await asyncio.sleep(self.settings.drain_delay)
+        delay, grace = self.settings.drain_delay, self.settings.grace
+        logger.info("draining: calls are served for %g s more, and have %g s to end", delay, grace)
+        await asyncio.sleep(delay)
         self._calls.drain()
-        stopping = asyncio.create_task(self._grpc.stop(self.settings.grace))
+        stopping = asyncio.create_task(self._grpc.stop(grace))
         try:
-            await asyncio.wait_for(self._calls.ended(), self.settings.grace)
+            await asyncio.wait_for(self._calls.ended(), grace)
         except TimeoutError:
             logger.warning("%d calls did not end within the grace and are cut off", self._calls.open)
         await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
@@ -128,10 +129,6 @@ class Server:
         self._scheduler.close()
         self._unlock()
         logger.info("stopped")
-
-    @property
-    def _drain_seconds(self) -> tuple[float, float]:
-        return self.settings.drain_delay, self.settings.grace
 
     def request_stop(self) -> None:
         """Asks `run` to end."""

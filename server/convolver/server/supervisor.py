@@ -131,7 +131,7 @@ class Supervisor:
         try:
             worker = await WorkerProcess.started(self._workers_settings, self._count)
         except OSError as error:
-            return Ending(f"could not be started: {error}", drained=False)
+            return Ending(f"could not be started: {error}")
         self._workers[place] = worker
         if self._stopping.is_set():
             worker.stop()

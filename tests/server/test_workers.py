@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from tests.contract import ANSWER, IMAGE, KERNEL, output
 from tests.server.test_lifecycle import FOR_EVER, check_serves, computing, errors, http_code
-from tests.server.worker_processes import call_anew, children, convolved, exposed, has_ended, values
+from tests.server.worker_processes import call_anew, children, children_of, convolved, exposed, has_ended, values
 from tests.wait import until
 
 from convolver.client import Client
@@ -173,6 +174,25 @@ def test_workers_that_end_at_once_again_and_again_end_the_server(
     assert last == "convolver-server: the workers do not start; the last ended with exit code 3"
     assert 4 <= len(warnings) <= 8
     assert all("ended with exit code 3; another takes its place" in line for line in warnings)
+
+
+def test_an_error_of_the_parents_own_ends_it_and_its_workers() -> None:
+    """Here it cannot say where it listens."""
+    reading, writing = os.pipe()
+    command = (sys.executable, "-m", "convolver.server", *FLAGS, "--listen=127.0.0.1:0", "--http-listen=")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=writing) as server:
+        os.close(writing)
+        os.close(reading)
+        seen = set[int]()
+
+        def has_failed() -> bool:
+            seen.update(children_of(server.pid))
+            return server.poll() is not None
+
+        until(has_failed, "the server to end")
+    assert server.returncode == 1
+    assert len(seen) == 2
+    until(lambda: all(map(has_ended, seen)), "its workers to end")
 
 
 def test_each_metric_is_described_once_and_told_of_each_worker(workers: RunningServer) -> None:

@@ -18,7 +18,12 @@ HANDLED = "grpc_server_handled_total"
 
 def children(running: RunningServer) -> set[int]:
     """The process ids of its workers."""
-    tasks = Path(f"/proc/{running.process.pid}/task").glob("*/children")
+    return children_of(running.process.pid)
+
+
+def children_of(pid: int) -> set[int]:
+    """Of a process that may have ended, and is not waited for."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return {int(pid) for task in tasks for pid in task.read_text().split()}
 
 

@@ -86,6 +86,8 @@ class Supervisor:
             with naming(f"http://{self._settings.http_listen}"):
                 self._http.start()
         places = [asyncio.create_task(self._keep(place)) for place in range(self._settings.workers)]
+        for place in places:
+            place.add_done_callback(lambda _: self._stopping.set())  # none ends before but by an error, raised below
         await self._stopping.wait()
         drained = await self._drained(places)
         if self._http:
@@ -138,6 +140,7 @@ class Supervisor:
         try:
             code = await worker.ended()
         finally:
+            worker.kill()  # it may still run, after an error of ours
             del self._workers[place]
             self._count()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract import FLOAT32
+from tests.server.test_scheduler import held_bytes
 
 from convolver.core.errors import UnknownLayer
 from convolver.server.answering import Accepted, Answering, Desk
@@ -41,7 +42,7 @@ def convolution(size: int = SIZE, activation: str = "NONE", *, keep: bool = Fals
 class Caller:
     """One who has all the time."""
 
-    name, deadline = "somebody", math.inf
+    name, deadline, keeps_message = "somebody", math.inf, True
 
     def when_gone(self, release: Callable[[], None]) -> None:
         """At once."""
@@ -86,6 +87,32 @@ def test_tiny_work_runs_on_the_loop_and_other_work_in_a_thread(size: int, monkey
 
     asyncio.run(whole())
     assert (ran == [threading.main_thread()]) is (size == SIZE)
+
+
+@pytest.mark.parametrize(("keeps_message", "held"), [(True, 26), (False, 6)])
+def test_until_an_answer_is_taken_it_is_held_and_a_message_that_is_kept(
+    keeps_message: bool,  # noqa: FBT001 - what is given
+    held: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    releases: list[Callable[[], None]] = []
+
+    class Slow(Caller):
+        def when_gone(self, release: Callable[[], None]) -> None:
+            releases.append(release)
+
+    async def whole() -> None:
+        scheduler, caller = Scheduler(1, 2**30), Slow()
+        caller.keeps_message = keeps_message
+        monkeypatch.setattr(Answering, "__call__", lambda _: b"answer")
+        entries = [memoryview(bytes(20))]
+        await requests(scheduler).answer(convolution(512), entries, 0.0, lambda _: b"", caller)
+        assert held_bytes() == held
+        releases.pop()()
+        assert held_bytes() == 0
+        scheduler.close()
+
+    asyncio.run(whole())
 
 
 def test_tiny_work_waits_behind_what_waits_for_room() -> None:

@@ -31,12 +31,20 @@ class Caller(Protocol):
     def deadline(self) -> float:
         """When the request's time is over, in seconds of the event loop's clock."""
 
+    @property
+    def keeps_message(self) -> bool:
+        """Whether the request's message stays in memory until its answer has been taken."""
+
     def when_gone(self, release: Release) -> None:
         """Calls `release` once the answer has been taken, or nobody is there any more."""
 
 
 class OfCall:
-    """The caller of a call. What it is asked is found out when it is asked first: most requests need it not."""
+    """The caller of a call, whose message gRPC keeps as long as the call. What it is asked is found out when it is
+    asked first: most requests need it not.
+    """
+
+    keeps_message = True
 
     def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self._context = context
@@ -63,6 +71,8 @@ class OfStream:
     """The caller of one request of a stream, which is to be done within so many seconds from now. `when_gone` takes
     what is to be called once its answer is written.
     """
+
+    keeps_message = False
 
     def __init__(self, stream: OfCall, seconds: float | None, when_gone: Callable[[Release], None]) -> None:
         self._stream, self.deadline, self.when_gone = stream, min(stream.deadline, _in(seconds)), when_gone

@@ -53,8 +53,6 @@ class Requests:
         accepted = await self.accepted(convolution)
         if not accepted.job.output_regions:
             self.desk.check_answer(accepted.job.plan.output_bytes)
-        if not accepted.is_tiny:
-            self.scheduler.check(self._demand(accepted, accepted.held_bytes, caller))  # before it costs more
         brought = Brought(self.engine.hold(accepted.job), entries, self.shared(accepted.job))
         arrived = Arrived(received, time.perf_counter())
         try:
@@ -119,7 +117,7 @@ class Requests:
         except BaseException:
             lease.close()
             raise
-        lease.shrink(len(answer))
+        lease.shrink(len(answer) + (waiting_bytes if caller.keeps_message else 0))
         caller.when_gone(lease.close)
         return answer
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 
 import hypothesis
 import pytest
@@ -63,23 +63,42 @@ class RunningServer:
         self._settled.set()
 
 
-@pytest.fixture(scope="session")
+@contextmanager
+def _started() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers with flags; those that nobody has stopped are stopped at the end, all at once."""
+    servers: list[RunningServer] = []
+
+    def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
+        servers.append(RunningServer(*flags, listen=listen))
+        return servers[-1]
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            server.process.terminate()
+        for server in servers:
+            server.wait()
+
+
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[..., RunningServer]]:
-    """Starts servers with flags; those that a test does not stop are stopped at the end."""
-    with ExitStack() as stack:
-
-        def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
-            server = RunningServer(*flags, listen=listen)
-            stack.callback(lambda: server.stop() if server.process.poll() is None else server.wait())
-            return server
-
+    """Starts servers with flags; those that a test does not stop end with its module."""
+    with _started() as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def server(serve: Callable[..., RunningServer]) -> RunningServer:
+def serve_all() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers for many modules."""
+    with _started() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def server(serve_all: Callable[..., RunningServer]) -> RunningServer:
     """One server with all back ends, for all tests that leave it as it is."""
-    return serve()
+    return serve_all()
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ def channel(server: RunningServer) -> Iterator[grpc.Channel]:
 
 
 @pytest.fixture(scope="session")
-def layer_server(serve: Callable[..., RunningServer]) -> RunningServer:
+def layer_server(serve_all: Callable[..., RunningServer]) -> RunningServer:
     """A server for the tests of layers alone."""
-    return serve("--backend=reference", f"--layer-budget={BUDGET}")
+    return serve_all("--backend=reference", f"--layer-budget={BUDGET}")
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +49,9 @@ def layer_stub(layer_channel: grpc.Channel) -> LayerServiceStub:
 
 
 @pytest.fixture(scope="session")
-def sharing_server(serve: Callable[..., RunningServer]) -> RunningServer:
+def sharing_server(serve_all: Callable[..., RunningServer]) -> RunningServer:
     """A server that shares memory."""
-    return serve("--shared-memory", f"--shared-memory-budget={hold_calls.BUDGET}")
+    return serve_all("--shared-memory", f"--shared-memory-budget={hold_calls.BUDGET}")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,6 @@ MOST_NOISE = 16 * MIB
 MOST_THREADS = 4
 """Threads and descriptors by which a last third may be above the second: gRPC's own come and go."""
 
-
 JOIN_SECONDS = 90.0
 """That the last calls may take: more than their timeout."""
 
@@ -74,10 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = ("--listen=127.0.0.1:0", f"--listen=unix:{folder}/socket", "--shared-memory")
         server = stack.enter_context(child(sys.executable, "-m", "convolver.server", *flags, *where, stderr=STDOUT))
         tcp, unix = server.ready().split()
-        addresses = (
-            f"ipv4:{tcp}",
-            unix,
-        )  # as gRPC writes it, the SDK does not take it for this host's: without sharing
+        # As gRPC writes it, the SDK does not take the first for this host's: its callers share no memory.
+        addresses = f"ipv4:{tcp}", unix
         callers = [Caller(addresses[i % 2], i, options.shapes, done, failed, shapes) for i in range(CALLERS)]
         samples = _watched(callers, server.process.pid, (done, failed), options.seconds, options.every)
         with Client(addresses[0]) as client:
@@ -110,7 +107,7 @@ def _watched(
         ended.set()
         for thread in threads:
             thread.join(JOIN_SECONDS)
-    failed["call has never ended"] += sum(thread.is_alive() for thread in threads)
+    failed += Counter({"call has never ended": sum(thread.is_alive() for thread in threads)})
     return samples
 
 
@@ -141,7 +138,7 @@ def judged(samples: Sequence[Sample], failed: Counter[str]) -> Verdict:
         return second, last
 
     rss, threads, descriptors = map(means, ("rss", "threads", "descriptors"))
-    wrong = [f"{number} times {text}" for text, number in failed.items() if number]
+    wrong = [f"{number} times {text}" for text, number in failed.items()]
     if rss[1] > rss[0] * (1 + MOST_GROWTH) + MOST_NOISE:
         wrong.append(f"RSS grew from {rss[0] / MIB:.0f} to {rss[1] / MIB:.0f} MiB")
     for name, (second, last) in (("threads", threads), ("descriptors", descriptors)):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import grpc
 from grpc_status import rpc_status
+from tests.client.answering_server import KINDS, handler, serving
 
 from convolver.core.errors import ConvolverError
 from convolver.core.status import to_status
@@ -20,14 +20,6 @@ from convolver.v1 import status_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-STREAMS = {
-    "ConvolveChunked": (True, True),
-    "ConvolveStream": (True, True),
-    "Hold": (True, True),
-    "PutLayer": (True, False),
-}
-"""Of the methods that are not unary: whether requests and answers are many."""
 
 
 class Arrival(NamedTuple):
@@ -38,8 +30,8 @@ class Arrival(NamedTuple):
 
 
 class Refusals(grpc.GenericRpcHandler):
-    """Passes all calls on to `channel`, but refuses the next `left` of them with `error`; on ConvolveStream each
-    request. `arrivals` are by method.
+    """Passes all calls on to `channel`, but refuses the next `left` of them, except Hold, with `error`; on
+    ConvolveStream each request. `arrivals` are by method.
     """
 
     def __init__(self, channel: grpc.Channel) -> None:
@@ -58,13 +50,11 @@ class Refusals(grpc.GenericRpcHandler):
         method = path.rpartition("/")[2]
         caller = cast("str | None", dict(handler_call_details.invocation_metadata).get("convolver-client"))
         if method == "ConvolveStream":
-            return grpc.stream_stream_rpc_method_handler(lambda requests, _: self._streamed(path, requests, caller))
-        many_in, many_out = STREAMS.get(method, (False, False))
-        kind = f"{'stream' if many_in else 'unary'}_{'stream' if many_out else 'unary'}"
-        passed_on = getattr(self._channel, kind)(path)
+            return handler(method, lambda requests, _: self._streamed(path, requests, caller))
+        passed_on = getattr(self._channel, KINDS.get(method, "unary_unary"))(path)
 
         def behaviour(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - a message or many
-            if method != "Hold" and self._is_refused(method, caller):
+            if self._is_refused(method, caller):
                 context.abort_with_status(rpc_status.to_status(to_status(self.error)))
             try:
                 return passed_on(request)
@@ -73,13 +63,13 @@ class Refusals(grpc.GenericRpcHandler):
                     rpc_status.to_status(cast("Any", rpc_status.from_call(cast("Any", failure))))
                 )
 
-        return getattr(grpc, f"{kind}_rpc_method_handler")(behaviour)
+        return handler(method, behaviour)
 
     def _is_refused(self, method: str, caller: str | None) -> bool:
         with self._lock:
             self.arrivals[method].append(Arrival(time.monotonic(), caller))
-            self.left -= 1
-            return self.left >= 0
+            self.left -= method != "Hold"
+            return method != "Hold" and self.left >= 0
 
     def _streamed(self, path: str, requests: Iterator[bytes], caller: str | None) -> Iterator[bytes]:
         answers = SimpleQueue[bytes | None]()
@@ -108,10 +98,7 @@ class Refusals(grpc.GenericRpcHandler):
 @contextmanager
 def before(address: str) -> Iterator[tuple[str, Refusals]]:
     """The address of one before that one, and what tells it to refuse."""
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(16) as threads:
-        server, refusals = grpc.server(threads), Refusals(channel)
-        server.add_generic_rpc_handlers((refusals,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"127.0.0.1:{port}", refusals
-        server.stop(None).wait()
+    with grpc.insecure_channel(address) as channel:
+        refusals = Refusals(channel)
+        with serving(refusals, threads=16) as before:
+            yield before, refusals

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
 from grpc_status import rpc_status
-from tests.client.colours import by_async, by_sync, colours
-from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE
+from tests.client import answering_server
+from tests.client.colours import colours
+from tests.contract import ANSWER, IMAGE, KERNEL
 
-from convolver.client import Client, DeadlineExceeded, ServiceUnavailable, _requests
+from convolver.client import Client, DeadlineExceeded, ServiceUnavailable, _chunks, _chunks_sync, _requests
 from convolver.core import errors, plan_codec
 from convolver.core.status import to_status
 from convolver.v1 import convolution_service_pb2 as pb
@@ -22,9 +21,12 @@ from convolver.v1 import plan_pb2, tensor_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tests.client.colours import Called
     from tests.conftest import RunningServer
+
+    from convolver.client._requests import Request
 
     Behaviour = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
 
@@ -47,17 +49,9 @@ def plan(server: RunningServer) -> plan_pb2.Plan:
         return plan_codec.plan_to_proto(client.plan(IMAGE.shape, KERNEL.shape))
 
 
-@contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
+def serving(behaviour: Behaviour) -> AbstractContextManager[str]:
     """The address of a server in this process that answers each ConvolveChunked like this."""
-    with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads)
-        handler: Any = grpc.stream_stream_rpc_method_handler(behaviour)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ConvolveChunked": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"127.0.0.1:{port}"
-        server.stop(None).wait()
+    return answering_server.answering(ConvolveChunked=behaviour)
 
 
 def message(plan: plan_pb2.Plan | None = None, *data: bytes, report: bool = False) -> bytes:
@@ -197,12 +191,29 @@ def test_a_timeout_holds_for_all_of_it(called: Called) -> None:
     assert ended.wait(30)
 
 
-@pytest.mark.parametrize("called", [by_sync, by_async])
+def test_nobody_reads_the_callers_array_once_the_call_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_read, has_ended, late = threading.Event(), threading.Event(), list[bool]()
+
+    def slow(request: Request) -> Iterator[bytes]:
+        yield next(_chunks.messages(request))
+        is_read.set()
+        late.append(has_ended.wait(0.3))
+        yield b""
+
+    def behaviour(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        is_read.wait(30)
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+        yield b""
+
+    monkeypatch.setattr(_chunks_sync, "messages", slow)
+    with serving(behaviour) as address, Client(address) as client:
+        with pytest.raises(errors.BackendFailure, match="INVALID_ARGUMENT: no"):
+            client.conv2d(IMAGE, KERNEL)
+        has_ended.set()
+        assert late == [False]
+
+
+@colours
 def test_a_server_without_chunks_does_not_support_it(called: Called) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        server = grpc.server(threads)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        with pytest.raises(errors.Unsupported):
-            called(f"127.0.0.1:{port}", convolved)
-        server.stop(None).wait()
+    with answering_server.answering() as address, pytest.raises(errors.Unsupported):
+        called(address, convolved)

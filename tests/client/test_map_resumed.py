@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 import pytest
+from tests.client.answering_server import answering
 from tests.client.test_map import colours
-from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE
+from tests.contract import ANSWER, IMAGE, KERNEL
 
 from convolver.client import ServiceUnavailable, _retries
+from convolver.client._connection import PATHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from tests.client.test_map import Mapped
@@ -72,6 +76,25 @@ def test_the_same_server_goes_on_once_it_is_back(
 
 
 @colours
+def test_with_progress_it_may_break_more_often(server: RunningServer, mapped: Mapped) -> None:
+    streams, frames = list[int](), 3 * _retries.TRIES
+
+    with grpc.insecure_channel(server.address) as channel:
+
+        def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            """Two answers and no more: the layer may be unknown at first."""
+            stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
+            streams.append(1)
+            yield from islice(stream(requests), 2)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining: try another")
+
+        with answering(ConvolveStream=behaviour) as address:
+            outputs = mapped(address, [number * IMAGE for number in range(frames)], KERNEL, in_flight=2)
+    np.testing.assert_array_equal(outputs, [number * ANSWER for number in range(frames)])
+    assert len(streams) > _retries.TRIES
+
+
+@colours
 def test_without_progress_it_is_given_up(mapped: Mapped) -> None:
     streams = list[int]()
 
@@ -80,14 +103,10 @@ def test_without_progress_it_is_given_up(mapped: Mapped) -> None:
         context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining: try another")
         yield b""
 
-    with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads)
-        handlers: dict[str, Any] = {"ConvolveStream": grpc.stream_stream_rpc_method_handler(behaviour)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        with pytest.raises(ServiceUnavailable, match=r"draining: try another \(3 tries in ") as caught:
-            mapped(f"127.0.0.1:{port}", [IMAGE] * 4, KERNEL)
-        server.stop(None).wait()
+    with (
+        answering(ConvolveStream=behaviour) as address,
+        pytest.raises(ServiceUnavailable, match=r"draining: try another \(3 tries in ") as caught,
+    ):
+        mapped(address, [IMAGE] * 4, KERNEL)
     assert len(streams) == 3
     assert [attempt.what for attempt in caught.value.attempts] == ["unavailable"] * 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,14 @@ from convolver.client._composition import Composition, HeldWeights
 from convolver.client._pipeline import Pipeline, Route
 from convolver.client._resending import LARGEST_WHOLE, Again
 from convolver.client._retries import Budget
-from convolver.core.errors import UnknownLayer
+from convolver.core.errors import Overloaded, UnknownLayer
 from convolver.core.status import to_status
 from convolver.core.wire import split
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import status_pb2
+
+if TYPE_CHECKING:
+    from convolver.core.errors import ConvolverError
 
 HELD = HeldWeights(KERNEL, None, {})
 
@@ -33,10 +36,13 @@ def sent(pipeline: Pipeline, frame: Any) -> bytes:  # noqa: ANN401 - an array of
     return message
 
 
+def failed(number: int, error: ConvolverError) -> bytes:
+    status = status_pb2.Status.FromString(to_status(error).SerializeToString())
+    return pb.ConvolveStreamResponse(id=number, status=status).SerializeToString()
+
+
 def unknown(number: int, digest: str = HELD.digest) -> bytes:
-    status = to_status(UnknownLayer("no such layer", digest)).SerializeToString()
-    message = pb.ConvolveStreamResponse(id=number, status=status_pb2.Status.FromString(status))
-    return message.SerializeToString()
+    return failed(number, UnknownLayer("no such layer", digest))
 
 
 def parted(message: bytes) -> tuple[pb.ConvolveStreamRequest, list[memoryview]]:
@@ -104,6 +110,30 @@ def test_one_brings_the_layer_and_the_others_wait_for_it() -> None:
     for number in (1, 3):  # forgotten again at once: each brings it itself
         [(_, whole)] = pipeline.receive(unknown(number))
         assert kinds(whole) == ["definition"]
+
+
+def test_another_stream_begins_with_what_has_no_answer_but_not_with_what_is_to_come_later() -> None:
+    pipeline = pipeline_of(Conv(KERNEL))
+    messages = [sent(pipeline, number * IMAGE) for number in range(3)]
+    pipeline.receive(answer_of(1))
+    assert pipeline.unanswered() == [messages[0], messages[2]]
+    pipeline.receive(failed(0, Overloaded("come again", 0.0)))
+    assert pipeline.unanswered() == [messages[2]]
+    assert pipeline.later() == [messages[0]]
+    assert pipeline.unanswered() == [messages[0], messages[2]]
+
+
+def test_on_another_stream_nobody_leads_or_waits() -> None:
+    pipeline = pipeline_of(HELD)
+    pipeline.send(IMAGE)
+    pipeline.receive(answer_of(0))
+    messages = [sent(pipeline, number * IMAGE) for number in (1, 2)]
+    pipeline.receive(unknown(2))
+    assert pipeline.receive(unknown(1)) == []
+    assert pipeline.unanswered() == messages
+    assert pipeline.receive(answer_of(2)) == []
+    [(_, whole)] = pipeline.receive(unknown(1))
+    assert kinds(whole) == ["definition"]
 
 
 def test_a_large_layer_goes_ahead_and_is_sent_whole_only_where_it_got_lost() -> None:

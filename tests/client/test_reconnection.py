@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.client.colours import by_sync, colours
+from tests.client.colours import colours
 from tests.contract import ANSWER, IMAGE, KERNEL
 
-from convolver.client import Client, _retries
+from convolver.client import Client, DeadlineExceeded, ServiceUnavailable, _retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +40,10 @@ CALLS: dict[str, Calls] = {
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("called", [by_sync])
-def test_a_call_waits_for_a_server_that_restarts(serve: Callable[..., RunningServer], called: Called) -> None:
+def test_a_call_waits_for_a_server_that_restarts(serve: Callable[..., RunningServer]) -> None:
     running = serve("--backend=reference")
-    expected = {name: called(running.address, calls) for name, calls in CALLS.items()}
     with Client(running.address) as client, ThreadPoolExecutor(len(CALLS)) as threads:
-        client.info()
+        expected = {name: calls(client) for name, calls in CALLS.items()}
         running.process.kill()
         running.wait()
         waiting = {name: threads.submit(calls, client) for name, calls in CALLS.items()}
@@ -66,6 +64,13 @@ def test_a_client_that_comes_before_its_server_waits_for_it(
         waiting = threads.submit(called, gone.address, CALLS["unary"])
         serve("--backend=reference", listen=gone.address)
         np.testing.assert_array_equal(waiting.result(), ANSWER)
+
+
+@colours
+def test_no_server_is_waited_for_beyond_the_timeout(monkeypatch: pytest.MonkeyPatch, called: Called) -> None:
+    monkeypatch.setattr(_retries, "PATIENCE", 1e6)
+    with pytest.raises((ServiceUnavailable, DeadlineExceeded)):
+        called("127.0.0.1:1", lambda client: client.conv2d(IMAGE, KERNEL, timeout=0.3))
 
 
 @pytest.mark.usefixtures("patient")
@@ -102,13 +107,13 @@ import os, sys, threading
 import numpy as np
 from convolver.client import Client
 
-client = Client(sys.argv[1], timeout=30)
+client = Client(sys.argv[1], timeout=30, hedge=True)
 image, kernel = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2), np.float32)
 client.conv2d(image, kernel)
 held, leave = threading.Event(), threading.Event()
 
 def hold():
-    with client._lock, client._budget._lock:
+    with client._lock, client._budget._lock, client._latencies._lock:
         held.set()
         leave.wait()
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
 import pytest
 from grpc_status import rpc_status
-from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE, call, good_request
+from tests.client.answering_server import answering
+from tests.contract import ANSWER, IMAGE, KERNEL, call, good_request
 
 from convolver.client import Client, DeadlineExceeded, NotAuthorised, ServiceUnavailable, TransportError
+from convolver.client._client_shared import OWN_TEXT
 from convolver.core import errors
 from convolver.core.status import to_status
 from convolver.v1 import convolution_service_pb2 as pb
@@ -27,16 +28,9 @@ if TYPE_CHECKING:
 @contextmanager
 def serving(behaviour: Behaviour | None) -> Iterator[Client]:
     """A client of a server in this process that answers each Convolve like this; None: a server without our service."""
-    with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads)
-        if behaviour is not None:
-            handler: Any = grpc.unary_unary_rpc_method_handler(behaviour)
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Convolve": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        with Client(f"127.0.0.1:{port}", timeout=30) as client:
-            yield client
-        server.stop(None).wait()
+    behaviours = {} if behaviour is None else {"Convolve": behaviour}
+    with answering(**behaviours) as address, Client(address, timeout=30) as client:
+        yield client
 
 
 def raised(behaviour: Behaviour | None) -> errors.ConvolverError:
@@ -83,6 +77,13 @@ def test_a_status_without_details_has_a_meaning_and_keeps_its_text(code: grpc.St
 def test_a_transport_error_is_also_pythons_own(error: type[Exception], base: type[Exception]) -> None:
     assert issubclass(error, base)
     assert issubclass(error, TransportError)
+
+
+def test_what_grpc_says_where_it_forgot_how_a_stream_ended_is_unavailable() -> None:
+    def behaviour(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.INTERNAL, OWN_TEXT)
+
+    assert type(raised(behaviour)) is ServiceUnavailable
 
 
 def test_a_server_without_the_service_does_not_support_it() -> None:

@@ -52,7 +52,7 @@ def cancels_a_message(world: World) -> None:
         until(lambda: world.in_flight >= 2, "some of them to be computed")
         for call in calls:
             call.cancel()
-        assert all(call.code() is grpc.StatusCode.CANCELLED for call in calls)
+        assert calls[-1].code() is grpc.StatusCode.CANCELLED  # which waits for the others, of which some may be done
 
 
 def cancels_chunks(world: World, *messages: bytes) -> None:

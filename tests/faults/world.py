@@ -118,7 +118,7 @@ class World:
     @property
     def in_flight(self) -> float:
         """Requests that the server computes, or that wait for it."""
-        return self.server.vitals().in_flight
+        return self.server.metric("convolver_in_flight")
 
     def restart(self) -> None:
         """Another server in the place of the one that has ended, found by the old client."""

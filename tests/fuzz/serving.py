@@ -116,20 +116,20 @@ class Serving:
         """The messages of the answer, None where the call is refused, as it may be. `answer` is given each of a stream
         as it is written. Raises what a server may not answer.
         """
-        answers: list[bytes] = []
+        answers, is_refused = list[bytes](), False
         context = Context(answer or answers.append)
         try:
             self._loop.run_until_complete(self._called(method, messages, context, answers))
         except Aborted:
-            return None
+            is_refused = True
         except ConvolverError as error:
             check_error(error)
-            return None
+            is_refused = True
         finally:
             context.end()
         self._loop.run_until_complete(self._idle())
         self._unexpected.check()
-        return answers
+        return None if is_refused else answers
 
     async def _called(self, method: str, messages: Sequence[bytes], context: Context, answers: list[bytes]) -> None:
         details = SimpleNamespace(method=f"/convolver.v1.{method}", invocation_metadata=())

@@ -66,9 +66,11 @@ class Requests:
             if array is not None
         }
 
-    def alone(self, x: Array, plan: Plan | StackPlan) -> Array:
-        job = Job(plan, {}, self.names)
-        return self.engine.run(job, self.held, {**self.arrays, "input": x}).outputs["output"]
+    def alone(self, inputs: list[Array]) -> list[Array]:
+        jobs = [Job(plan, {}, self.names) for plan in self.plans]
+        given = [{**self.arrays, "input": x} for x in inputs]
+        runs = [self.engine.run(job, self.held, each) for job, each in zip(jobs, given, strict=True)]
+        return [run.outputs["output"] for run in runs]
 
     def together(self, inputs: list[Array]) -> list[Array]:
         companies = [joint.company(plan) for plan in self.plans]
@@ -77,6 +79,17 @@ class Requests:
         ran = self.engine.joint_runs.run(job, companies[0], self.held, arrays_, inputs)
         assert ran.plan.input.shape[0] == sum(company.items for company in companies)
         return ran.outputs
+
+    def check_integers(self, inputs: list[Array]) -> None:
+        """Together each is the same as alone, and all overflow where one does."""
+        try:
+            expected = self.alone(inputs)
+        except IntegerOverflow:
+            with pytest.raises(IntegerOverflow):
+                self.together(inputs)
+            return
+        for y, alone in zip(self.together(inputs), expected, strict=True):
+            assert_same(y, alone)
 
 
 def singles(name: str, op: Operation, counts: list[int | None]) -> list[Operation]:
@@ -131,15 +144,7 @@ def test_integers_are_the_same_and_overflow_where_one_does(
     ops = singles(name, replace(data.draw(requests(dtype)).operation, overflow=overflow), counts)
     _, w, bias = arrays(ops[0], seed, small_integers)
     inputs = inputs_of([op.input_shape for op in ops], dtype, seed, data.draw(st.sampled_from([usual, within_range])))
-    given = Requests(name, plans_of(name, ops), [(w, bias)])
-    try:
-        expected = [given.alone(x, plan) for x, plan in zip(inputs, given.plans, strict=True)]
-    except IntegerOverflow:
-        with pytest.raises(IntegerOverflow):
-            given.together(inputs)
-        return
-    for y, alone in zip(given.together(inputs), expected, strict=True):
-        assert_same(y, alone)
+    Requests(name, plans_of(name, ops), [(w, bias)]).check_integers(inputs)
 
 
 @each_backend
@@ -193,16 +198,8 @@ def test_stacks_of_integers_are_the_same_and_overflow_where_one_does(
 ) -> None:
     name = "reference"
     each, plans = stacked(name, data.draw(stacks(dtype)), counts)
-    given = Requests(name, plans, operands(each[0], seed, small_integers).weights)
     inputs = inputs_of([one.input.shape for one in each], dtype, seed)
-    try:
-        expected = [given.alone(x, plan) for x, plan in zip(inputs, plans, strict=True)]
-    except IntegerOverflow:
-        with pytest.raises(IntegerOverflow):
-            given.together(inputs)
-        return
-    for y, alone in zip(given.together(inputs), expected, strict=True):
-        assert_same(y, alone)
+    Requests(name, plans, operands(each[0], seed, small_integers).weights).check_integers(inputs)
 
 
 @each_backend
@@ -211,16 +208,14 @@ def test_a_layer_that_stays_prepared_for_one_serves_all(name: str, counts: list[
     """On torch's CPU it is packed for the shape of the first."""
     op = operation((1, 64, 8, 8), (128, 64, 3, 3), padding=1)
     ops = [replace(op, input_shape=shaped((64, 8, 8), items)) for items in counts]
-    w, inputs = (
-        arrays(op, 1, small_integers)[1],
-        inputs_of([each.input_shape for each in ops], "float32", 2, small_integers),
-    )
+    w = arrays(op, 1, small_integers)[1]
+    inputs = inputs_of([each.input_shape for each in ops], "float32", 2, small_integers)
     given = Requests(name, plans_of(name, ops), [(w, None)])
     definition = convolution_pb2.LayerDefinition(
         weight=tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=w.shape)
     )
     layer = given.engine.store.put(definition.SerializeToString(), w, None)
-    expected = [given.alone(x, plan) for x, plan in zip(inputs, given.plans, strict=True)]
+    expected = given.alone(inputs)
     given.held, given.names, given.arrays = (layer,), (Source(layer.digest),), {}
     for _ in range(2):
         for y, alone in zip(given.together(inputs), expected, strict=True):

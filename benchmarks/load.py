@@ -151,6 +151,7 @@ def _overload(times: float, seconds: float, short: float) -> dict[str, float]:
         "accepted p99, s": _percentile(probe.accepted, 0.99),
         "refused p50, s": _percentile(probe.refused, 0.5),
         "refused p99, s": _percentile(probe.refused, 0.99),
+        "the probe's calls that failed otherwise": len(probe.failed),
         "RSS after a third, MiB": probe.resident[len(probe.resident) // 3],
         "RSS at the end, MiB": probe.resident[-1],
         "RSS at most, MiB": max(probe.resident),
@@ -168,9 +169,11 @@ def _mixed(seconds: float) -> dict[str, float]:
 
         beside = threading.Thread(target=others)
         beside.start()
-        mixed = _timed(tiny, seconds)
-        over.set()
-        beside.join()
+        try:
+            mixed = _timed(tiny, seconds)
+        finally:
+            over.set()
+            beside.join()
     unloaded, loaded = _percentile(alone, 0.99), _percentile(mixed, 0.99)
     return {
         "large, median s": median(large),
@@ -183,13 +186,14 @@ def _mixed(seconds: float) -> dict[str, float]:
 
 
 class _Probe(threading.Thread):
-    """One caller without retries, while it is entered: seconds of calls that were answered and refused."""
+    """One caller without retries, while it is entered: seconds of calls that were answered, refused, and neither."""
 
     def __init__(self, server: Running, message: bytes) -> None:
         super().__init__()
         self._server, self._message, self._over = server, message, threading.Event()
         self.accepted: list[float] = []
         self.refused: list[float] = []
+        self.failed: list[float] = []
         self.resident: list[int] = []
 
     def __enter__(self) -> None:
@@ -207,8 +211,9 @@ class _Probe(threading.Thread):
                 begin, seconds = time.perf_counter(), self.accepted
                 try:
                     call(self._message, timeout=60)
-                except grpc.RpcError:
-                    seconds = self.refused
+                except grpc.RpcError as error:
+                    is_refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                    seconds = self.refused if is_refused else self.failed
                 seconds.append(time.perf_counter() - begin)
                 self.resident.append(self._server.resident_mib())
 

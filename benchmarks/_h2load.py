@@ -36,10 +36,17 @@ def request(digest: str, shape: tuple[int, ...], data: memoryview | bytes) -> by
 
 
 def run(
-    address: str, message: bytes, seconds: float, connections: int, streams: int, rate: float | None = None
+    address: str,
+    message: bytes,
+    seconds: float,
+    connections: int,
+    streams: int,
+    rate: float | None = None,
+    caller: str | None = None,
 ) -> Load:
     """Calls for so many seconds, with as many in flight as there are streams on each connection; or at a rate, calls a
-    second, while there are. Raises FileNotFoundError where h2load is not installed.
+    second, while there are. They are those of one caller, if it has a name, else of as many as there are connections.
+    Raises FileNotFoundError where h2load is not installed.
     """
     if shutil.which("h2load") is None:
         raise FileNotFoundError("h2load is not installed; Debian has it in nghttp2-client")
@@ -49,6 +56,8 @@ def run(
         command = ["h2load", "-c", f"{connections}", "-m", f"{streams}", "-D", f"{seconds:.0f}", "-d", f"{body}"]
         command += ["-w", f"{WINDOW_BITS}", "-W", f"{WINDOW_BITS + 2}", "-H", "content-type: application/grpc"]
         command += ["-H", "te: trailers", f"http://{address}/{METHOD}"]
+        if caller:
+            command[1:1] = ["-H", f"convolver-client: {caller}"]
         if rate:
             command[1:1] = ["--rps", f"{max(1.0, rate / connections):.1f}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

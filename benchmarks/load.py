@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.request import urlopen
 
 import grpc
@@ -50,11 +50,18 @@ BATCHED = {
     "1x512x7x7 -> 2048, 1x1": Work((1, 512, 7, 7), (2048, 512, 1, 1), 0),
     "1x512x8x8 -> 512, 5x5": HEAVY,
 }
-TIMES = (2, 10)
-"""Of the overload: the load over the best that the server reaches."""
-
 CONNECTIONS, STREAMS = 8, 8
 """64 callers."""
+
+OVERLOADS = {
+    "2 times its best": (2, CONNECTIONS),
+    "10 times its best": (10, CONNECTIONS),
+    "10 times its best, on 64 connections": (10, 64),
+}
+"""The load over the best that the server reaches, and the connections that it comes on."""
+
+FLOOD = "flood"
+"""The name of the caller who asks for more than there is."""
 
 
 class Running(NamedTuple):
@@ -87,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     short = max(1.0, options.seconds / 15)
     batching = {name: _batching(work, short, options.rounds) for name, work in BATCHED.items()}
-    overload = {f"{times} times": _overload(times, options.seconds, short) for times in TIMES}
+    overload = {name: _overload(*each, options.seconds, short) for name, each in OVERLOADS.items()}
     mixed = _mixed(options.seconds / 6)
     tables = [
         Table(
             "64 callers of a layer, calls a second (median)", ("layer", "alone", "batched", "ratio"), _rows(batching)
         ),
-        *(_table(f"{HEAVY.input} to 512, 5x5, {name} its best", each) for name, each in overload.items()),
+        *(_table(f"{HEAVY.input} to 512, 5x5, {name}", each) for name, each in overload.items()),
         _table("tiny beside a caller of large ones", mixed),
     ]
     figures = {
@@ -128,17 +135,17 @@ def _batching(work: Work, seconds: float, rounds: int) -> dict[str, float]:
     return {"alone": alone, "batched": batched, "ratio": batched / alone}
 
 
-def _overload(times: float, seconds: float, short: float) -> dict[str, float]:
+def _overload(times: float, connections: int, seconds: float, short: float) -> dict[str, float]:
     """A load of so many times the best that closed loops reach, while one more caller asks again and again."""
     with _server() as server, _layer(server, HEAVY) as (call, message):
         unloaded = _timed(call, short)
         before = server.handled("OK")
         _h2load.run(server.address, message, short, CONNECTIONS // 2, STREAMS // 2)
         best = (server.handled("OK") - before) / short
-        probe, done = _Probe(server, message), {code: server.handled(code) for code in ("OK", "ResourceExhausted")}
+        done = {code: server.handled(code) for code in ("OK", "ResourceExhausted")}
         begin = time.monotonic()
-        with probe:
-            load = _h2load.run(server.address, message, seconds, CONNECTIONS, 1000, best * times)
+        with _Probe(server, message, "another") as other, _Probe(server, message, FLOOD) as own:
+            load = _h2load.run(server.address, message, seconds, connections, 1000, best * times, FLOOD)
             elapsed = time.monotonic() - begin
             done = {code: (server.handled(code) - count) / elapsed for code, count in done.items()}
     return {
@@ -148,13 +155,18 @@ def _overload(times: float, seconds: float, short: float) -> dict[str, float]:
         "goodput over best": done["OK"] / best,
         "refused by the server, a second": done["ResourceExhausted"],
         "unloaded p99, s": _percentile(unloaded, 0.99),
-        "accepted p99, s": _percentile(probe.accepted, 0.99),
-        "refused p50, s": _percentile(probe.refused, 0.5),
-        "refused p99, s": _percentile(probe.refused, 0.99),
-        "the probe's calls that failed otherwise": len(probe.failed),
-        "RSS after a third, MiB": probe.resident[len(probe.resident) // 3],
-        "RSS at the end, MiB": probe.resident[-1],
-        "RSS at most, MiB": max(probe.resident),
+        "another caller: answered, p50 s": _percentile(other.accepted, 0.5),
+        "another caller: answered, p99 s": _percentile(other.accepted, 0.99),
+        "another caller: calls not answered": len(other.refused) + len(other.failed),
+        "the flood's: answered": len(own.accepted),
+        "the flood's: refused": len(own.refused),
+        "the flood's: refused, p50 s": _percentile(own.refused, 0.5),
+        "the flood's: refused, p99 s": _percentile(own.refused, 0.99),
+        "the flood's: cut off by gRPC": len(own.failed),
+        "the flood's: cut off by gRPC, p99 s": _percentile(own.failed, 0.99),
+        "RSS after a third, MiB": other.resident[len(other.resident) // 3],
+        "RSS at the end, MiB": other.resident[-1],
+        "RSS at most, MiB": max(other.resident),
     }
 
 
@@ -186,18 +198,22 @@ def _mixed(seconds: float) -> dict[str, float]:
 
 
 class _Probe(threading.Thread):
-    """One caller without retries, while it is entered: seconds of calls that were answered, refused, and neither."""
+    """One call after the other, without retries, while it is entered: seconds of those that were answered, refused, and
+    neither.
+    """
 
-    def __init__(self, server: Running, message: bytes) -> None:
+    def __init__(self, server: Running, message: bytes, caller: str) -> None:
         super().__init__()
         self._server, self._message, self._over = server, message, threading.Event()
+        self._metadata = (("convolver-client", caller),)
         self.accepted: list[float] = []
         self.refused: list[float] = []
         self.failed: list[float] = []
         self.resident: list[int] = []
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -210,7 +226,7 @@ class _Probe(threading.Thread):
             while not self._over.wait(0.01):
                 begin, seconds = time.perf_counter(), self.accepted
                 try:
-                    call(self._message, timeout=60)
+                    call(self._message, timeout=60, metadata=self._metadata)
                 except grpc.RpcError as error:
                     is_refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                     seconds = self.refused if is_refused else self.failed

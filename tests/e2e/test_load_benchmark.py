@@ -21,10 +21,10 @@ def test_it_measures_batches_overload_and_small_calls_beside_large_ones(
     small = load.Work((1, 64, 28, 28), (64, 64, 3, 3), 1)
     monkeypatch.setattr(load, "BATCHED", {"small": small})
     monkeypatch.setattr(load, "BIG", small)
-    monkeypatch.setattr(load, "TIMES", (2,))
+    monkeypatch.setattr(load, "OVERLOADS", {"twice": (2, 8)})
     load.main(["--seconds", "1", "--rounds", "1", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["batching"]["small"]["alone"] > 0
-    assert found["overload"]["2 times"]["goodput, a second"] > 0
+    assert found["overload"]["twice"]["goodput, a second"] > 0
     assert found["mixed"]["tiny beside p99, s"] > 0
     assert "64 callers" in (tmp_path / "load.md").read_text()

@@ -153,6 +153,7 @@ class Server:
         settings = self.settings
         options = {
             **_OPTIONS,
+            "grpc.max_concurrent_streams": settings.max_concurrent_streams,
             "grpc.so_reuseport": int(self._shared_addresses),
             "grpc.max_receive_message_length": int(settings.max_message),
             "grpc.max_send_message_length": int(settings.max_message),

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
         default_factory=the_memory_budget, description="bytes that all callers may share"
     )
     stream_window: Count = Field(64, le=65_536, description="requests in flight on one stream; then it is not read")
+    max_concurrent_streams: Count = Field(
+        100, le=2**31 - 1, description="calls that a connection carries at a time; further ones wait at their sender"
+    )
     max_batch: Count = Field(32, description="most requests that run as one; 1 batches nothing")
     max_delay: Seconds = Field(
         0.0,

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.client.colours import colours
 from tests.contract import ANSWER, IMAGE, KERNEL
 from tests.wait import until
 
-from convolver.client import Client, DeadlineExceeded, ServiceUnavailable
+from convolver.client import AsyncClient, Client, DeadlineExceeded, ServiceUnavailable
+from convolver.core.errors import InvalidConvolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+    from tests.client.colours import Called
     from tests.conftest import RunningServer
 
 BIG = np.ones((1, 1, 3000, 3000), np.float32)
@@ -50,6 +53,19 @@ def refusing_address() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("timeout", [0, -1.5, float("nan"), "5"])
+@colours
+def test_what_is_no_time_is_refused_by_calls_and_clients(called: Called, server: RunningServer, timeout: Any) -> None:  # noqa: ANN401 - what is wrong
+    for refused in (
+        lambda: called(server.address, lambda client: client.conv2d(IMAGE, KERNEL, timeout=timeout)),
+        lambda: Client(server.address, timeout=timeout),
+        lambda: AsyncClient(server.address, timeout=timeout),
+    ):
+        with pytest.raises(InvalidConvolution, match=r"timeout is .* above 0") as caught:
+            refused()
+        assert caught.value.field == "timeout"
 
 
 def test_nobody_at_the_address_is_said_with_the_address(refusing_address: str) -> None:

@@ -41,7 +41,7 @@ class AsyncClient(AsynchronousCalls, Convolutions[Coroutine[Any, Any, AnyArray]]
         address: `host:port`, `unix:/path` or `dns:///host:port`; or several `host:port` with commas between, which take
             turns (names are looked up once). None: CONVOLVER_ADDRESS, and without that a server of
             this process's own (the real one, in a child process on a private unix socket; needs `convolver[server]`).
-        timeout: seconds that a call may take, unless it says otherwise; None is for ever.
+        timeout: seconds, above 0, that a call may take, unless it says otherwise; None is for ever.
         hedge: whether a second copy of a small call is sent, to another server where there are several, when the answer
             takes longer than 95 of 100 such calls did; the first good answer counts (docs/sdk.md).
     """

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakSet
 
@@ -18,6 +19,7 @@ from convolver.client._channels import AsynchronousChannels, BlockingChannels, C
 from convolver.client._hedging import Latencies
 from convolver.client._retries import Budget
 from convolver.client.errors import ServiceUnavailable
+from convolver.core.errors import InvalidConvolution
 from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import layer_service_pb2
 
@@ -100,15 +102,14 @@ class ClientBase:
     """What a client is before it connects: where its calls go, how long they may take, and whether it is closed."""
 
     def __init__(self, address: str | None = None, *, timeout: float | None = 60.0, hedge: bool = False) -> None:
-        self._given = address_or_none(address)
-        self._timeout = timeout
+        self._given, self._timeout = address_or_none(address), checked_timeout(timeout)
         self._closed = False
         self._budget = Budget()
         self._latencies = Latencies() if hedge else None
 
     def _seconds(self, parameters: Parameters) -> float | None:
         """What a call with these parameters may take."""
-        timeout = parameters.get("timeout", self._timeout)
+        timeout = checked_timeout(parameters.get("timeout", self._timeout))
         return None if timeout is not None and timeout > LONGEST_TIMEOUT else timeout
 
     def _check_open(self) -> None:
@@ -125,6 +126,13 @@ def place_of(address: str, channels: Channels[Any], channel: object) -> str:
 def left(seconds: float | None, begin: float) -> float | None:
     """What is left of so many seconds since `begin`, of time.monotonic; None is for ever."""
     return None if seconds is None else max(0.001, seconds - (time.monotonic() - begin))
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """The timeout. Raises InvalidConvolution for what is no number of seconds above 0."""
+    if timeout is not None and not (isinstance(timeout, Real) and timeout > 0):
+        raise InvalidConvolution(f"timeout is {timeout!r}; it must be above 0 (seconds), or None for ever", "timeout")
+    return timeout
 
 
 class Targets(NamedTuple):

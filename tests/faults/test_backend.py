@@ -117,3 +117,16 @@ def test_a_server_survives(fault: Fault, endures: Callable[[Fault], None]) -> No
     if fault.flags == TORCH or "torch" in fault.name:
         pytest.importorskip("torch", reason="torch is not installed: its memory cannot run out")
     endures(fault)
+
+
+def test_what_a_caller_still_sends_when_his_call_fails_is_not_kept(worlds: Callable[..., World]) -> None:
+    """A megabyte of each call was, since its reader was cancelled."""
+    fault = partial(fails, misbehaviour=ERRORS[0], shape=LARGE)
+    with_buffers, many = 20, 80
+    world = worlds(*PLAIN)
+    for _ in range(with_buffers):
+        fault(world)
+    before = world.vitals()
+    for _ in range(many):
+        fault(world)
+    world.settled(before)

@@ -18,6 +18,8 @@ from tests.server.chunked_calls import OpenCall, first, more
 from tests.server.stream_calls import OpenStream, item, ordinary
 from tests.wait import until
 
+from convolver.server.settings import Settings
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,6 +31,7 @@ ask for the next one.
 """
 
 CONNECTIONS = 20
+WINDOW = Settings.model_fields["stream_window"].default
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes(3) + b"\4" + bytes(5)
 
@@ -73,6 +76,7 @@ def does_not_read_a_stream(world: World) -> None:
     with grpc.insecure_channel(world.server.address) as channel, OpenStream(channel) as stream:
         stream.send(*(item(number, padded(LARGE), ONE, ONE) for number in range(8)))
         stream.send(*(ordinary(number) for number in range(8, 200)))
+        until(lambda: world.in_flight == WINDOW, "as many as the server takes")
         world.check_serves()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
 from convolver.server import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 
     from google._upb._message import ServiceDescriptor as BareServiceDescriptor
     from google.protobuf.descriptor import ServiceDescriptor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
     Service: TypeAlias = ServiceDescriptor | BareServiceDescriptor  # one class, named differently by two sets of stubs
+
+Result = TypeVar("Result")
 
 CODES = {code: code.name.title().replace("_", "") for code in grpc.StatusCode} | {
     grpc.StatusCode.OK: "OK",
@@ -68,7 +70,9 @@ class _Series:
 
 
 class _Context:
-    """A call's context whose `read` and `write` count."""
+    """A call's context whose `read` and `write` count, and cannot be cancelled, only their waiters: gRPC lets go of the
+    message of a cancelled one never, and never ends a call one of whose writes was cancelled.
+    """
 
     def __init__(self, context: Context, series: _Series) -> None:
         self._context, self._series = context, series
@@ -77,14 +81,30 @@ class _Context:
         return getattr(self._context, name)
 
     async def read(self) -> object:
-        message = await self._context.read()
+        message = await _whole(self._context.read())
         if message is not grpc.aio.EOF:
             self._series.received.inc()
         return message
 
     async def write(self, message: object) -> None:
-        await self._context.write(message)
+        await _whole(self._context.write(message))
         self._series.sent.inc()
+
+
+async def _whole(operation: Coroutine[Any, Any, Result]) -> Result:
+    """What it gives; it goes on where who waits for it is cancelled."""
+    task = asyncio.create_task(operation)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_unheard)
+        raise
+
+
+def _unheard(task: asyncio.Task[Any]) -> None:
+    """Nobody waits for its error, be it that the call has ended."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Requests:

@@ -160,17 +160,13 @@ class Outgoing:
         self._gone += sum(part.nbytes for part in data)
 
     async def _written(self, message: bytes) -> None:
-        """In a task of its own, as gRPC never ends a call one of whose writes was cancelled."""
-        writing = asyncio.ensure_future(self._write(message))
-        done, _ = await asyncio.wait([writing], timeout=self._idle)
-        if not done:
+        try:
+            async with asyncio.timeout(self._idle):
+                with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call
+                    await self._context.write(message)
+        except TimeoutError:
             text = f"nothing was taken for {self._idle} s (--idle-timeout) when {self._gone} bytes had gone"
-            raise StalledError(text)
-        writing.result()
-
-    async def _write(self, message: bytes) -> None:
-        with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call
-            await self._context.write(message)
+            raise StalledError(text) from None
 
 
 class Progress:

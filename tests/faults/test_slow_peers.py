@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 from tests.contract import SERVICE, call, convolution, request
 from tests.faults.proxy import FOR_EVER, Kind, Mishap, Way
-from tests.faults.world import IDLE_SECONDS, Fault, World
+from tests.faults.world import IDLE_SECONDS, PLAIN, Fault, World
 from tests.server.chunked_calls import OpenCall, first, more
 from tests.server.stream_calls import OpenStream, item, ordinary
 from tests.wait import until
-
-from convolver.server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +29,7 @@ ask for the next one.
 """
 
 CONNECTIONS = 20
-WINDOW = Settings.model_fields["stream_window"].default
+WINDOW = 8
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes(3) + b"\4" + bytes(5)
 
@@ -74,8 +72,7 @@ def does_not_read_chunks(world: World) -> None:
 def does_not_read_a_stream(world: World) -> None:
     """The server takes what its window lets in, and what others ask for too."""
     with grpc.insecure_channel(world.server.address) as channel, OpenStream(channel) as stream:
-        stream.send(*(item(number, padded(LARGE), ONE, ONE) for number in range(8)))
-        stream.send(*(ordinary(number) for number in range(8, 200)))
+        stream.send(*(item(number, padded(LARGE), ONE, ONE) for number in range(5 * WINDOW)))
         until(lambda: world.in_flight == WINDOW, "as many as the server takes")
         world.check_serves()
 
@@ -137,7 +134,7 @@ UPLOAD = [first(convolution((1, 1, 1000, 1000), (1, 1, 2, 2))), *[more(bytes(2**
 FAULTS = [
     Fault("reader stops in a message", does_not_read_a_message),
     Fault("reader stops in chunks", does_not_read_chunks),
-    Fault("reader stops in a stream", does_not_read_a_stream),
+    Fault("reader stops in a stream", does_not_read_a_stream, (*PLAIN, f"--stream-window={WINDOW}")),
     Fault("reader is slow", reads_slowly),
     Fault("writer stops before the header", writes_nothing),
     Fault("writer stops after the header", partial(does_not_write, sent=0)),

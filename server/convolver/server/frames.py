@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from traceback import clear_frames
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def forget(error: BaseException) -> None:
     """Lets go of what the frames hold that an error has passed, which may be tensors: it refers to them, they often to
     it, and a collection may be long in coming.
     """
-    passed: BaseException | None = error
-    while passed:
-        clear_frames(passed.__traceback__)
-        passed = passed.__context__
+    for each in _chain(error):
+        clear_frames(each.__traceback__)
 
 
 def drop_tracebacks(error: BaseException) -> None:
     """Lets go of the frames themselves that an error has passed, once nobody wants to know where it came from: though
     they be cleared, each has the function that it ran, and that has its closure.
     """
-    passed: BaseException | None = error
-    while passed:
-        passed.__traceback__ = None
-        passed = passed.__context__
+    for each in _chain(error):
+        each.__traceback__ = None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it comes from, each once."""
+    met = set[int]()
+    while error and id(error) not in met:
+        met.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TIMES = int(os.environ.get("FAULTS", "1"))
 """How often each fault is done, after WARM_UPS: few times with all other tests, and often by itself."""
 
-WARM_UPS = 1 + TIMES // 20
+WARM_UPS = 1 + TIMES // 3
 """How often it is done before that, until buffers and threads are there."""
 
 CROWD = 16

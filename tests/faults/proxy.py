@@ -35,7 +35,7 @@ class Way(Enum):
 class Kind(Enum):
     """What happens to a connection, from some byte of one of its ways on."""
 
-    DELAY = "each piece comes `seconds` later"
+    DELAY = "each piece comes `seconds` later, from the first on"
     SLOW = "each piece takes `seconds`, and nothing is read ahead"
     STALL = "nothing is read for `seconds`, then all goes on"
     RESET = "both sides get a reset"
@@ -66,12 +66,17 @@ class _Pump:
 
     async def run(self) -> None:
         """Until the end of what comes. Raises _Broken where the connection is to be cut."""
+        delay = self._mishap.seconds if self._mishap and self._mishap.kind is Kind.DELAY else 0.0
         while piece := await self._reader.read(PIECE):
             before, self._passed = self._passed, self._passed + len(piece)
+            if delay:  # others follow it meanwhile, as on a long line
+                asyncio.get_running_loop().call_later(delay, self._writer.write, piece)
+                continue
             if self._mishap and self._passed > self._mishap.at:
                 piece = await self._mangled(piece, max(0, self._mishap.at - before), self._mishap)
             self._writer.write(piece)
             await self._writer.drain()
+        await asyncio.sleep(delay)
         if not self._swallows:
             self._writer.write_eof()
 
@@ -82,7 +87,7 @@ class _Pump:
     async def _mangled(self, piece: bytes, at: int, mishap: Mishap) -> bytes:
         """What goes on of a piece whose byte `at` is the first that is concerned."""
         match mishap.kind:
-            case Kind.DELAY | Kind.SLOW:
+            case Kind.SLOW:
                 await asyncio.sleep(mishap.seconds)
             case Kind.STALL:
                 self._mishap = None

@@ -57,8 +57,8 @@ def error(client: Client, call: Call, timeout: float) -> None:
 
 
 TROUBLES = (
-    Trouble("delay", Mishap(Kind.DELAY, seconds=0.002), answered),
-    Trouble("delay of the answer", Mishap(Kind.DELAY, Way.DOWN, seconds=0.002), answered),
+    Trouble("delay", Mishap(Kind.DELAY, seconds=0.01), answered),
+    Trouble("delay of the answer", Mishap(Kind.DELAY, Way.DOWN, seconds=0.01), answered),
     Trouble("short stall", Mishap(Kind.STALL, seconds=0.2), answered),
     Trouble("short stall of the answer", Mishap(Kind.STALL, Way.DOWN, seconds=0.2), answered),
     Trouble("stall", Mishap(Kind.STALL, seconds=FOR_EVER), error, SHORT),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import hypothesis
 import pytest
@@ -66,19 +66,15 @@ class RunningServer:
 @contextmanager
 def _started() -> Iterator[Callable[..., RunningServer]]:
     """Starts servers with flags; those that nobody has stopped are stopped at the end, all at once."""
-    servers: list[RunningServer] = []
+    with ExitStack() as waiting, ExitStack() as asking:
 
-    def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
-        servers.append(RunningServer(*flags, listen=listen))
-        return servers[-1]
+        def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
+            server = RunningServer(*flags, listen=listen)
+            waiting.callback(server.wait)
+            asking.callback(server.process.terminate)
+            return server
 
-    try:
         yield start
-    finally:
-        for server in servers:
-            server.process.terminate()
-        for server in servers:
-            server.wait()
 
 
 @pytest.fixture(scope="module")

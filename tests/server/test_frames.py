@@ -42,6 +42,13 @@ def with_a_context() -> NoReturn:
         raise RuntimeError  # noqa: B904 - for its context
 
 
+def with_another_cause() -> NoReturn:
+    try:
+        fail()
+    except SystemExit:
+        raise RuntimeError from ValueError()
+
+
 @pytest.fixture(autouse=True)
 def _without_collections() -> Iterator[None]:
     """Which would let go of them too, some time."""
@@ -59,7 +66,7 @@ def caught(raises: Callable[[], NoReturn]) -> BaseException:
         return error
 
 
-@pytest.mark.parametrize("raises", [fail, with_a_cause, with_a_context])
+@pytest.mark.parametrize("raises", [fail, with_a_cause, with_a_context, with_another_cause])
 @pytest.mark.parametrize("let_go", [forget, drop_tracebacks])
 def test_an_error_and_those_it_comes_from_hold_nothing_then(
     raises: Callable[[], NoReturn], let_go: Callable[[BaseException], None]

@@ -189,7 +189,10 @@ def test_an_error_of_the_parents_own_ends_it_and_its_workers() -> None:
             seen.update(children_of(server.pid))
             return server.poll() is not None
 
-        until(has_failed, "the server to end")
+        try:
+            until(has_failed, "the server to end")
+        finally:
+            server.kill()
     assert server.returncode == 1
     assert len(seen) == 2
     until(lambda: all(map(has_ended, seen)), "its workers to end")

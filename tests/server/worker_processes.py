@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,11 @@ def children(running: RunningServer) -> set[int]:
 
 def children_of(pid: int) -> set[int]:
     """Of a process that may have ended, and is not waited for."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+    found = set[int]()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
+            found.update(map(int, task.read_text().split()))
+    return found
 
 
 def has_ended(pid: int) -> bool:

@@ -94,15 +94,16 @@ class _Context:
 async def _whole(operation: Coroutine[Any, Any, Result]) -> Result:
     """What it gives; it goes on where who waits for it is cancelled."""
     task = asyncio.create_task(operation)
+    task.add_done_callback(_unheard)
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(_unheard)
-        raise
+        await asyncio.wait([task])
+        return task.result()
+    finally:
+        del task  # whose error refers to this frame
 
 
 def _unheard(task: asyncio.Task[Any]) -> None:
-    """Nobody waits for its error, be it that the call has ended."""
+    """Its error is known to who waits for it; else to nobody, and the call has ended."""
     if not task.cancelled():
         task.exception()
 

@@ -160,6 +160,7 @@ class Outgoing:
         self._gone += sum(part.nbytes for part in data)
 
     async def _written(self, message: bytes) -> None:
+        """After the time the writing itself goes on, as the context of a served call has it (MetricsInterceptor)."""
         try:
             async with asyncio.timeout(self._idle):
                 with suppress(grpc.aio.InternalError):  # the caller has left, and gRPC cancels the call

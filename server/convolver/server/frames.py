@@ -26,9 +26,11 @@ def drop_tracebacks(error: BaseException) -> None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it comes from, each once."""
-    met = set[int]()
-    while error and id(error) not in met:
-        met.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    """The error, and all that it comes from, each once."""
+    met, to_do = set[int](), [error]
+    while to_do:
+        each = to_do.pop()
+        if each is not None and id(each) not in met:
+            met.add(id(each))
+            yield each
+            to_do += [each.__cause__, each.__context__]

@@ -68,7 +68,7 @@ class ConvolveStream:
         try:
             drained = await self._calls.unless_draining(self._take(messages))
         except Exception:
-            await self._finish()  # gRPC never ends a call one of whose writes was cancelled
+            await self._finish()  # what was taken before is answered first
             raise
         await self._finish()
         return drained

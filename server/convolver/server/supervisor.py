@@ -87,13 +87,15 @@ class Supervisor:
                 self._http.start()
         places = [asyncio.create_task(self._keep(place)) for place in range(self._settings.workers)]
         for place in places:
-            place.add_done_callback(lambda _: self._stopping.set())  # none ends before but by an error, raised below
+            place.add_done_callback(self._ended)
         await self._stopping.wait()
-        drained = await self._drained(places)
-        if self._http:
-            self._http.stop()
-        for holder in holders:
-            holder.close()
+        try:
+            drained = await self._drained(places)
+        finally:
+            if self._http:
+                self._http.stop()
+            for holder in holders:
+                holder.close()
         if self._failure:
             raise OSError(self._failure)
         return drained
@@ -127,6 +129,12 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _pause(deaths))
                 return True
+
+    def _ended(self, place: asyncio.Task[bool]) -> None:
+        """Before the server stops none does but by an error of ours, which ends the server: `_drained` raises it."""
+        if error := place.exception():
+            logger.error("a worker is not watched any more, and the server ends", exc_info=error)
+        self._stopping.set()
 
     async def _life(self, place: int) -> Ending:
         """One worker from its start to its end."""

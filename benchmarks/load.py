@@ -155,6 +155,7 @@ def _overload(times: float, connections: int, seconds: float, short: float) -> d
         "goodput over best": done["OK"] / best,
         "refused by the server, a second": done["ResourceExhausted"],
         "unloaded p99, s": _percentile(unloaded, 0.99),
+        "another caller: answered": len(other.accepted),
         "another caller: answered, p50 s": _percentile(other.accepted, 0.5),
         "another caller: answered, p99 s": _percentile(other.accepted, 0.99),
         "another caller: calls not answered": len(other.refused) + len(other.failed),

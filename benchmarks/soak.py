@@ -107,7 +107,9 @@ def _watched(
         ended.set()
         for thread in threads:
             thread.join(JOIN_SECONDS)
-    failed += Counter({"call has never ended": sum(thread.is_alive() for thread in threads)})
+    hung = sum(thread.is_alive() for thread in threads)
+    if hung:
+        failed["call has never ended"] = hung
     return samples
 
 

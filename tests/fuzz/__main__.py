@@ -32,7 +32,7 @@ SLACK = 120
 
 class Outcome(NamedTuple):
     """Of one target; `coverage` are libFuzzer's edges, `slowest` are the seconds of the slowest input, `exit` is 0
-    where nothing was found.
+    where nothing was found, and else `found` is the input's file, or the log.
     """
 
     target: str
@@ -114,7 +114,7 @@ def _outcome(name: str, status: int, folder: Path, log: str) -> Outcome:
         _last(r"Done \d+ runs in (\d+) second", log),
         _last(r"(?:peak_rss_mb:\s+|rss: )(\d+)", log),
         float(slowest.read_text()) if slowest.exists() else 0.0,
-        str(inputs[0] if inputs else folder / "log"),
+        str(inputs[0] if inputs else folder / "log") if status else "",
     )
 
 

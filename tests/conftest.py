@@ -64,30 +64,39 @@ class RunningServer:
 
 
 @contextmanager
-def _started() -> Iterator[Callable[..., RunningServer]]:
-    """Starts servers with flags; those that nobody has stopped are stopped at the end, all at once."""
-    with ExitStack() as waiting, ExitStack() as asking:
+def _started(ended: ExitStack) -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers with flags; those that nobody has stopped are told to stop at the end, and waited for by `ended`:
+    one with PyTorch takes seconds to go.
+    """
+    with ExitStack() as asking:
 
         def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
             server = RunningServer(*flags, listen=listen)
-            waiting.callback(server.wait)
+            ended.callback(server.wait)
             asking.callback(server.process.terminate)
             return server
 
         yield start
 
 
+@pytest.fixture(scope="session")
+def ended() -> Iterator[ExitStack]:
+    """What is waited for after all tests."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[..., RunningServer]]:
+def serve(ended: ExitStack) -> Iterator[Callable[..., RunningServer]]:
     """Starts servers with flags; those that a test does not stop end with its module."""
-    with _started() as start:
+    with _started(ended) as start:
         yield start
 
 
 @pytest.fixture(scope="session")
-def serve_all() -> Iterator[Callable[..., RunningServer]]:
+def serve_all(ended: ExitStack) -> Iterator[Callable[..., RunningServer]]:
     """Starts servers for many modules."""
-    with _started() as start:
+    with _started(ended) as start:
         yield start
 
 

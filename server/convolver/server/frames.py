@@ -13,7 +13,7 @@ def forget(error: BaseException) -> None:
     """Lets go of what the frames hold that an error has passed, which may be tensors: it refers to them, they often to
     it, and a collection may be long in coming.
     """
-    for each in _chain(error):
+    for each in _with_origins(error):
         clear_frames(each.__traceback__)
 
 
@@ -21,13 +21,14 @@ def drop_tracebacks(error: BaseException) -> None:
     """Lets go of the frames themselves that an error has passed, once nobody wants to know where it came from: though
     they be cleared, each has the function that it ran, and that has its closure.
     """
-    for each in _chain(error):
+    for each in _with_origins(error):
         each.__traceback__ = None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _with_origins(error: BaseException) -> Iterator[BaseException]:
     """The error, and all that it comes from, each once."""
-    met, to_do = set[int](), [error]
+    met = set[int]()
+    to_do: list[BaseException | None] = [error]
     while to_do:
         each = to_do.pop()
         if each is not None and id(each) not in met:

@@ -151,7 +151,7 @@ class _Answers:
         async for request in requests:
             answer = self._lease.answer(known(pb.HoldRequest, request))
             self._writing = asyncio.create_task(self._write(answer.SerializeToString()))
-            await asyncio.shield(self._writing)  # gRPC never ends a call one of whose writes was cancelled
+            await asyncio.shield(self._writing)  # so that `finish` has what to wait for
 
     async def finish(self) -> None:
         """Returns when the last answer is out."""

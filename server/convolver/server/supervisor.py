@@ -132,7 +132,7 @@ class Supervisor:
 
     def _ended(self, place: asyncio.Task[bool]) -> None:
         """Before the server stops none does but by an error of ours, which ends the server: `_drained` raises it."""
-        if error := place.exception():
+        if not place.cancelled() and (error := place.exception()):
             logger.error("a worker is not watched any more, and the server ends", exc_info=error)
         self._stopping.set()
 

@@ -26,10 +26,12 @@ START_SECONDS = 60.0
 
 
 class RunningServer:
-    """`convolver-server` with these flags; `address` and `http` say where it listens, `lines` what it said."""
+    """`convolver-server`, or another module, with these flags; `address` and `http` say where it listens, `lines` what
+    it said.
+    """
 
-    def __init__(self, *flags: str, listen: str = "127.0.0.1:0") -> None:
-        command = [sys.executable, "-m", "convolver.server", "--listen", listen, "--http-listen", "127.0.0.1:0", *flags]
+    def __init__(self, *flags: str, listen: str = "127.0.0.1:0", module: str = "convolver.server") -> None:
+        command = [sys.executable, "-m", module, "--listen", listen, "--http-listen", "127.0.0.1:0", *flags]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.address = self.http = ""
         self.lines: list[str] = []
@@ -70,8 +72,8 @@ def _started(ended: ExitStack) -> Iterator[Callable[..., RunningServer]]:
     """
     with ExitStack() as asking:
 
-        def start(*flags: str, listen: str = "127.0.0.1:0") -> RunningServer:
-            server = RunningServer(*flags, listen=listen)
+        def start(*flags: str, **where: str) -> RunningServer:
+            server = RunningServer(*flags, **where)
             ended.callback(server.wait)
             asking.callback(server.process.terminate)
             return server

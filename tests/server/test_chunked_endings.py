@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,18 @@ def test_a_server_that_stops_ends_an_upload_that_does_not_end(
         assert running.stop() == 0
         assert opened.failure().code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert not [line for line in running.lines if "Traceback" in line or "never retrieved" in line]
+
+
+@pytest.mark.parametrize(("held_up", "free", "times"), [("0.3", "0", 2), ("0.01", "0.01", 4)])
+def test_a_server_that_is_held_up_while_it_stops_neither_crashes_nor_fails(
+    serve: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch, held_up: str, free: str, times: int
+) -> None:
+    monkeypatch.setenv("HELD_UP_SECONDS", held_up)
+    monkeypatch.setenv("FREE_SECONDS", free)
+    for _ in range(times):
+        test_a_server_that_stops_ends_an_upload_that_does_not_end(
+            partial(serve, module="tests.server.held_up_server"), deterministic=False
+        )
 
 
 CALLER = """

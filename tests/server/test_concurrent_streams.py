@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Semaphore
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunningServer
 
-MOST = 3
+MOST, CROWD, TOTAL = 3, 50, 400
 
 
 def started(running: RunningServer) -> float:
@@ -45,3 +46,16 @@ def test_more_calls_than_a_connection_may_carry_wait_at_their_sender(serve: Call
         assert all(call.result() for call in calls)
         assert check.result().status == health_pb2.HealthCheckResponse.SERVING
     assert started(running) == 1 + 2 * MOST
+
+
+def test_none_of_a_crowd_on_one_connection_is_refused(serve: Callable[..., RunningServer]) -> None:
+    """gRPC would refuse a call that its caller may send while another is over and not yet forgotten."""
+    running = serve("--backend=reference", "--threads=1", f"--max-concurrent-streams={MOST}")
+    room, calls = Semaphore(CROWD), []
+    with own_channel(running) as channel:
+        for _ in range(TOTAL):
+            room.acquire()
+            calls.append(begin(channel, short(), None))
+            calls[-1].add_done_callback(lambda _: room.release())
+        assert all(call.result() for call in calls)
+    assert started(running) == TOTAL

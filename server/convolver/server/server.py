@@ -45,7 +45,18 @@ _Status = health_pb2.HealthCheckResponse
 GOODBYE_SECONDS = 0.25
 """For idle connections to end by agreement, once no call is open."""
 
+NEVER_SECONDS = 3600.0
+"""After the grace, for gRPC to cut calls off by itself. We do that: a stop of gRPC whose time ends just when another
+has ended the server crashes the process.
+"""
+
+LAST_SECONDS = 1.0
+"""For the tasks of calls that were cut off to end, which they do a little after gRPC. Left to asyncio.run they would be
+logged as failures.
+"""
+
 _OPTIONS = {
+    "grpc.http.overload_protection": 0,  # it counts calls that are over too, and refuses what callers may send
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,  # by default 300 s, which ends those that ping every 30
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.keepalive_time_ms": 60_000,  # a caller whose machine is gone says no goodbye
@@ -116,7 +127,7 @@ class Server:
         logger.info("draining: calls are served for %g s more, and have %g s to end", delay, grace)
         await asyncio.sleep(delay)
         self._calls.drain()
-        stopping = asyncio.create_task(self._grpc.stop(grace))
+        stopping = asyncio.create_task(self._grpc.stop(grace + NEVER_SECONDS))
         try:
             await asyncio.wait_for(self._calls.ended(), grace)
         except TimeoutError:
@@ -124,6 +135,7 @@ class Server:
         await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
         await self._grpc.stop(None)  # what is open now are health's watchers, which would keep it for all of the grace
         await stopping
+        await _others_ended()
         if self._http:
             self._http.stop()
         self._scheduler.close()
@@ -213,6 +225,12 @@ class Server:
         for lock in self._locks:
             Path(lock.name).unlink(missing_ok=True)
             lock.close()
+
+
+async def _others_ended() -> None:
+    """Returns once no task is left on this loop but the one that calls, or after LAST_SECONDS."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=LAST_SECONDS)
 
 
 def _scheduler(settings: Settings) -> Scheduler:

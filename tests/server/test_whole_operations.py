@@ -6,11 +6,12 @@ import asyncio
 import gc
 import weakref
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from convolver.server._metrics_interceptor import _whole
+from convolver.server._metrics_interceptor import _Context, _Series, _whole
 
 
 class Message:
@@ -85,3 +86,27 @@ def test_what_a_failed_operation_held_is_let_go_of_without_a_collection() -> Non
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+def test_what_has_gone_counts_without_who_waited_for_it() -> None:
+    async def run() -> None:
+        operation, series = Operation(), _Series("unary", "test.Gone", "Without")
+        context: Any = SimpleNamespace(write=operation.run)
+        writing = asyncio.create_task(_Context(context, series).write(Message()))
+        await asyncio.sleep(0)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert count_of(series) == 0
+        operation.let_go.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert count_of(series) == 1
+
+    asyncio.run(run())
+
+
+def count_of(series: _Series) -> float:
+    """Messages sent."""
+    (metric,) = series.sent.collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))

@@ -81,13 +81,19 @@ class _Context:
         return getattr(self._context, name)
 
     async def read(self) -> object:
-        message = await _whole(self._context.read())
+        return await _whole(self._read())
+
+    async def write(self, message: object) -> None:
+        await _whole(self._write(message))
+
+    async def _read(self) -> object:
+        message = await self._context.read()
         if message is not grpc.aio.EOF:
             self._series.received.inc()
         return message
 
-    async def write(self, message: object) -> None:
-        await _whole(self._context.write(message))
+    async def _write(self, message: object) -> None:
+        await self._context.write(message)
         self._series.sent.inc()
 
 

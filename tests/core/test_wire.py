@@ -143,7 +143,7 @@ def test_splitting_sixteen_mebibytes_takes_no_memory_to_speak_of() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [len(view) for view in entries] == [16 * MIB]
-    assert peak < 4096
+    assert peak < MIB // 16  # whatever else runs in this process allocates too
 
 
 # what it refuses, as protobuf does

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._measure import Table, machine, write
-from tests.faults.vitals import MIB
+from tests.faults.vitals import MIB, NotBackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,11 @@ TIMES = int(os.environ.get("FAULTS", "1"))
 
 WARM_UPS = 1 + TIMES // 3
 """How often it is done before that, until buffers and threads are there."""
+
+ATTEMPTS = 2 if WARM_UPS < 3 else 1
+"""To hold no more than before: faults come at random moments, so that one or two may not need what the next one does.
+What leaks grows in each attempt.
+"""
 
 CROWD = 16
 """Calls at once that make a server start all its threads."""
@@ -57,6 +62,18 @@ def endure(world: World, fault: Fault, row: Row) -> None:
     for _ in range(WARM_UPS):
         fault.do(world)
         world.check_serves()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _repeat(world, fault, row)
+            break
+        except NotBackError:
+            if attempt == ATTEMPTS:
+                raise
+    row.wrong = ""
+
+
+def _repeat(world: World, fault: Fault, row: Row) -> None:
+    """Raises NotBackError where it keeps something."""
     before = world.vitals()
     row.before, begin = before.server, time.monotonic()
     for _ in range(row.times):
@@ -64,7 +81,6 @@ def endure(world: World, fault: Fault, row: Row) -> None:
         world.check_serves()
         row.seconds = time.monotonic() - begin
     row.after = world.settled(before).server
-    row.wrong = ""
 
 
 def noted(row: Row, do: Callable[[], None]) -> None:

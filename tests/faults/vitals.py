@@ -19,14 +19,18 @@ MOST_RSS = 32 * MIB
 DEADLINE = 40.0
 """Seconds in which everything has to be let go of. gRPC keeps idle threads of its own for some 20 of them."""
 
-MORE_THREADS, LAYERS = 2, 1
+MORE_THREADS, LAYERS = 2, 2
 """A server makes compute threads when it first needs them, up to twice its --threads, which are 2 here; and it keeps
-the one layer of these callers, whichever call brings it.
+the two layers of these callers, whichever calls bring them.
 """
 
 PAUSE = 0.02
 
 _MEMFD = "/memfd:"
+
+
+class NotBackError(AssertionError):
+    """A process holds more than before, and for longer than anything may take."""
 
 
 class Vitals(NamedTuple):
@@ -78,10 +82,11 @@ def excess(before: Vitals, after: Vitals) -> str:
 
 
 def settled(before: Vitals, take: Callable[[], Vitals]) -> Vitals:
-    """What `take` gives, as soon as nothing is more than before. Fails where that takes too long."""
+    """What `take` gives, as soon as nothing is more than before. Raises NotBackError where that takes too long."""
     end = time.monotonic() + DEADLINE
     while more := excess(before, after := take()):
-        assert time.monotonic() < end, f"not back after {DEADLINE} s: {more}"
+        if time.monotonic() > end:
+            raise NotBackError(f"not back after {DEADLINE} s: {more}")
         time.sleep(PAUSE)
     return after
 

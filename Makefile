@@ -22,7 +22,7 @@ demo: .venv/.server ## filter a real picture through a real server; the pictures
 serve: .venv/.server ## a server on 127.0.0.1:50051, metrics on 127.0.0.1:8002
 	$(BIN)/convolver-server
 
-# Two processes, each with whole files: modules share servers. More would be no quicker than the cores, on which servers compute too.
+# Two processes, each with whole files, whose tests share servers. More would be no quicker than the cores, on which servers compute too.
 test: .venv/.dev ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -72,8 +72,8 @@ def _started(ended: ExitStack) -> Iterator[Callable[..., RunningServer]]:
     """
     with ExitStack() as asking:
 
-        def start(*flags: str, **where: str) -> RunningServer:
-            server = RunningServer(*flags, **where)
+        def start(*flags: str, listen: str = "127.0.0.1:0", module: str = "convolver.server") -> RunningServer:
+            server = RunningServer(*flags, listen=listen, module=module)
             ended.callback(server.wait)
             asking.callback(server.process.terminate)
             return server

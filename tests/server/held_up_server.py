@@ -1,7 +1,8 @@
 """The real server, whose event loop is held up again and again once it stops: python -m tests.server.held_up_server.
 
 The environment says for how long each time, and how long it runs freely between (HELD_UP_SECONDS, FREE_SECONDS): what
-on a busy machine happens once in a thousand stops happens every few times.
+on a busy machine happens once in a thousand stops happens every few times. It is loaded before the server's settings,
+which its libraries would read: no server to measure.
 """
 
 from __future__ import annotations

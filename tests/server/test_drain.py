@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
+from grpc.aio._server import Server as AioServer
 from grpc_health.v1 import health_pb2
 from tests.contract import ANSWER, IMAGE, KERNEL, SERVICE
 from tests.server.test_lifecycle import FOR_EVER, NOT_SERVING, REFERENCE, computing, health, http_code
 from tests.wait import until
 
 from convolver.client import Client, ServiceUnavailable
+from convolver.server.server import Server
+from convolver.server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,3 +108,24 @@ def test_watchers_of_readiness_are_told_before_the_drain_delay(serve: Serve) -> 
             assert health(other).Check(health_pb2.HealthCheckRequest(service=SERVICE)).status == NOT_SERVING
         watch.cancel()
     assert running.stop() == 128 + signal.SIGTERM
+
+
+def test_grpc_cuts_nothing_off_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does so just when a second stop has ended it, it crashes."""
+    graces, grpc_stop = list[float | None](), AioServer.stop
+
+    async def stop(server: AioServer, grace: float | None) -> None:
+        graces.append(grace)
+        await grpc_stop(server, grace)
+
+    async def run() -> None:
+        server = Server(Settings(listen=("127.0.0.1:0",), http_listen=None, backend="reference", grace=0.2))
+        await server.start()
+        await server.stop()
+
+    monkeypatch.setattr(AioServer, "stop", stop)
+    asyncio.run(run())
+    first, second = graces
+    assert first is not None
+    assert first > 600
+    assert second is None

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -45,9 +46,9 @@ _Status = health_pb2.HealthCheckResponse
 GOODBYE_SECONDS = 0.25
 """For idle connections to end by agreement, once no call is open."""
 
-NEVER_SECONDS = 3600.0
-"""After the grace, for gRPC to cut calls off by itself. We do that: a stop of gRPC whose time ends just when another
-has ended the server crashes the process.
+BEYOND_SECONDS = 3600.0
+"""After the grace, until gRPC would cut calls off by itself. We do that before: a stop of gRPC whose time ends just
+when another has ended the server crashes the process.
 """
 
 LAST_SECONDS = 1.0
@@ -127,12 +128,12 @@ class Server:
         logger.info("draining: calls are served for %g s more, and have %g s to end", delay, grace)
         await asyncio.sleep(delay)
         self._calls.drain()
-        stopping = asyncio.create_task(self._grpc.stop(grace + NEVER_SECONDS))
+        stopping = asyncio.create_task(self._grpc.stop(grace + BEYOND_SECONDS))
         try:
             await asyncio.wait_for(self._calls.ended(), grace)
+            await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
         except TimeoutError:
             logger.warning("%d calls did not end within the grace and are cut off", self._calls.open)
-        await asyncio.wait([stopping], timeout=GOODBYE_SECONDS)  # for callers who take leave; cut off, they log it
         await self._grpc.stop(None)  # what is open now are health's watchers, which would keep it for all of the grace
         await stopping
         await _others_ended()
@@ -228,9 +229,11 @@ class Server:
 
 
 async def _others_ended() -> None:
-    """Returns once no task is left on this loop but the one that calls, or after LAST_SECONDS."""
-    if others := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(others, timeout=LAST_SECONDS)
+    """Returns once no other task is left on this loop, which is the server's own, or after LAST_SECONDS."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_SECONDS):
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
 
 
 def _scheduler(settings: Settings) -> Scheduler:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._measure import Table, machine, write
-from tests.faults.vitals import MIB, NotBackError
+from tests.faults.vitals import MIB, GrownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ WARM_UPS = 1 + TIMES // 3
 """How often it is done before that, until buffers and threads are there."""
 
 ATTEMPTS = 2 if WARM_UPS < 3 else 1
-"""To hold no more than before: faults come at random moments, so that one or two may not need what the next one does.
-What leaks grows in each attempt.
+"""To hold no more memory than before: faults come at random moments, so that one or two may not need what the next one
+does. What leaks each time grows in each attempt.
 """
 
 CROWD = 16
@@ -66,14 +66,14 @@ def endure(world: World, fault: Fault, row: Row) -> None:
         try:
             _repeat(world, fault, row)
             break
-        except NotBackError:
+        except GrownError:
             if attempt == ATTEMPTS:
                 raise
     row.wrong = ""
 
 
 def _repeat(world: World, fault: Fault, row: Row) -> None:
-    """Raises NotBackError where it keeps something."""
+    """The fault `row.times` times. Raises NotBackError where it keeps something."""
     before = world.vitals()
     row.before, begin = before.server, time.monotonic()
     for _ in range(row.times):

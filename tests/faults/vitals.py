@@ -33,6 +33,10 @@ class NotBackError(AssertionError):
     """A process holds more than before, and for longer than anything may take."""
 
 
+class GrownError(NotBackError):
+    """More memory, and nothing else."""
+
+
 class Vitals(NamedTuple):
     """Of one process; the metrics are 0 where it is no server. `rss` and `dirty` are bytes."""
 
@@ -72,13 +76,13 @@ def metrics(http: str) -> dict[str, float]:
     return {series: float(number) for series, _, number in (line.rpartition(" ") for line in lines)}
 
 
-def excess(before: Vitals, after: Vitals) -> str:
+def excess(before: Vitals, after: Vitals) -> dict[str, str]:
     """What there is more of than before, as text; empty where everything is back."""
     layers, threads = max(before.layers, LAYERS), before.threads + MORE_THREADS
     more = {"rss": before.rss + MOST_RSS, "dirty": before.dirty + MOST_RSS}
     bounds = before._replace(**more, threads=threads, layers=layers)
     pairs = zip(Vitals._fields, before, bounds, after, strict=True)
-    return ", ".join(f"{name} {was} -> {now}" for name, was, bound, now in pairs if now > bound)
+    return {name: f"{name} {was} -> {now}" for name, was, bound, now in pairs if now > bound}
 
 
 def settled(before: Vitals, take: Callable[[], Vitals]) -> Vitals:
@@ -86,7 +90,8 @@ def settled(before: Vitals, take: Callable[[], Vitals]) -> Vitals:
     end = time.monotonic() + DEADLINE
     while more := excess(before, after := take()):
         if time.monotonic() > end:
-            raise NotBackError(f"not back after {DEADLINE} s: {more}")
+            kind = GrownError if more.keys() <= {"rss", "dirty"} else NotBackError
+            raise kind(f"not back after {DEADLINE} s: {', '.join(more.values())}")
         time.sleep(PAUSE)
     return after
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from tests.contract import IMAGE, KERNEL, convolution, request
 from tests.server.busy_calls import IN_FLIGHT, begin, busy, short
 from tests.server.layer_calls import metric
 from tests.wait import until
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunningServer
 
-MOST, CROWD, TOTAL = 3, 50, 400
+MOST, CROWD, TOTAL = 3, 50, 2000
 
 
 def started(running: RunningServer) -> float:
@@ -33,14 +34,14 @@ def own_channel(running: RunningServer) -> grpc.Channel:
 
 def test_more_calls_than_a_connection_may_carry_wait_at_their_sender(serve: Callable[..., RunningServer]) -> None:
     running = serve("--backend=reference", "--threads=1", f"--max-concurrent-streams={MOST}")
-    request = health_pb2.HealthCheckRequest()
+    asked = health_pb2.HealthCheckRequest()
     with own_channel(running) as full, own_channel(running) as other, busy(running, full) as heavy:
         calls = [begin(full, short(), None) for _ in range(2 * MOST)]
         until(lambda: metric(running, IN_FLIGHT) == MOST, "as many to come as may")
         behind: Any = HealthStub(full)  # whose stubs lack its methods
-        check = behind.Check.future(request, timeout=60)
+        check = behind.Check.future(asked, timeout=60)
         beside: Any = HealthStub(other)
-        assert beside.Check(request, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+        assert beside.Check(asked, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
         assert (started(running), check.done()) == (MOST, False)
         heavy.cancel()
         assert all(call.result() for call in calls)
@@ -51,11 +52,11 @@ def test_more_calls_than_a_connection_may_carry_wait_at_their_sender(serve: Call
 def test_none_of_a_crowd_on_one_connection_is_refused(serve: Callable[..., RunningServer]) -> None:
     """gRPC would refuse a call that its caller may send while another is over and not yet forgotten."""
     running = serve("--backend=reference", "--threads=1", f"--max-concurrent-streams={MOST}")
-    room, calls = Semaphore(CROWD), []
+    room, message, calls = Semaphore(CROWD), request(convolution(), KERNEL, IMAGE), []
     with own_channel(running) as channel:
         for _ in range(TOTAL):
-            room.acquire()
-            calls.append(begin(channel, short(), None))
+            assert room.acquire(timeout=60)
+            calls.append(begin(channel, message, None))
             calls[-1].add_done_callback(lambda _: room.release())
         assert all(call.result() for call in calls)
     assert started(running) == TOTAL

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 
 from convolver.server._metrics_interceptor import _Context, _Series, _whole
 
@@ -88,25 +89,27 @@ def test_what_a_failed_operation_held_is_let_go_of_without_a_collection() -> Non
         gc.enable()
 
 
-def test_what_has_gone_counts_without_who_waited_for_it() -> None:
+@pytest.mark.parametrize("direction", ["received", "sent"])
+def test_a_message_counts_without_who_waited_for_it(direction: str) -> None:
     async def run() -> None:
-        operation, series = Operation(), _Series("unary", "test.Gone", "Without")
-        context: Any = SimpleNamespace(write=operation.run)
-        writing = asyncio.create_task(_Context(context, series).write(Message()))
+        operation, series = Operation(), _Series("unary", "test.Counts", direction)
+        context: Any = SimpleNamespace(write=operation.run, read=lambda: operation.run(Message()))
+        both = _Context(context, series)
+        waiting = asyncio.create_task(both.write(Message()) if direction == "sent" else both.read())
         await asyncio.sleep(0)
-        writing.cancel()
+        waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await writing
-        assert count_of(series) == 0
+            await waiting
+        assert count_of(getattr(series, direction)) == 0
         operation.let_go.set()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert count_of(series) == 1
+        assert count_of(getattr(series, direction)) == 1
 
     asyncio.run(run())
 
 
-def count_of(series: _Series) -> float:
-    """Messages sent."""
-    (metric,) = series.sent.collect()
+def count_of(counter: Counter) -> float:
+    """Of one method."""
+    (metric,) = counter.collect()
     return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))

@@ -14,8 +14,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # nothing has been accepted yet
     try:
-        import logging
-
+        from convolver.server import logs
         from convolver.server.settings import load
 
         settings = load()
@@ -26,7 +25,7 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"convolver-server: {error}; pip install 'convolver[server]'")
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings.log_level)
     try:
         serve(settings)
     except (OSError, ImportError) as error:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import os
 import sys
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from convolver.server import logs
 from convolver.server.process import serve
 from convolver.server.settings import Settings
 
@@ -71,9 +71,7 @@ def main() -> None:
     """Serve until the parent, or a signal, wants it to end; exit code 0, or 1 where it cannot start."""
     parent = Parent()
     settings = parent.settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
-    )
+    logs.set_up(settings.log_level, "%(name)s[%(process)d]")
     try:
         serve(settings, parent.obeyed_by)
     except (OSError, ImportError) as error:

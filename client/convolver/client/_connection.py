@@ -87,6 +87,10 @@ _OF_EACH: Options = (
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: the connection to each is what a call looks for
 )
 
+_OF_LEASE: Options = (*_OF_ONE, ("grpc.use_local_subchannel_pool", 1))
+"""A lease is a call that stays open as long as its client. On the connection that all clients of a process share, many
+of them would take the place of every other call."""
+
 _HOST_AND_PORT = re.compile(r"\s*(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\s*")
 
 _ASYNCHRONOUS: WeakSet[grpc.aio.Channel] = WeakSet()
@@ -201,6 +205,20 @@ def asynchronous_channels(targets: Targets) -> AsynchronousChannels:
     channels = AsynchronousChannels(grpc.aio.insecure_channel(targets.together, options=_OF_ALL), each)
     _ASYNCHRONOUS.update(channels.all)
     return channels
+
+
+def blocking_channel_of_lease(address: str) -> grpc.Channel:
+    """To one server, by a connection that nobody shares. Raises RuntimeError where gRPC does not work."""
+    _check_process()
+    return grpc.insecure_channel(address, options=_OF_LEASE)
+
+
+def asynchronous_channel_of_lease(address: str) -> grpc.aio.Channel:
+    """The same, of the running event loop."""
+    _check_process()
+    channel = grpc.aio.insecure_channel(address, options=_OF_LEASE)
+    _ASYNCHRONOUS.add(channel)
+    return channel
 
 
 def _check_process() -> None:

@@ -134,6 +134,7 @@ class BlockingConnection(ClientBase):
             self._check_process()
             if self._channels is None:
                 self._channels = blocking_channels(address)
+                self._shared_memory.address = address
             return self._channels, address
 
     def _check_process(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from convolver.client._connection import blocking_channel_of_lease
 from convolver.client._identity import metadata
 from convolver.client._regions import Memory, Pool
 from convolver.client._shared_memory import (
@@ -42,8 +43,10 @@ class SharedMemory:
     """What one client, in one process, shares with its server."""
 
     def __init__(self) -> None:
+        self.address = ""  # known once the client connects
         self.pool = Pool(self._forget)
         self._prospects = Prospects()
+        self._is_closed = self._leads_elsewhere = False
         self._lock = threading.Lock()
         self._stream: _Stream | None = None
         self._forgotten: weakref.finalize[..., SharedMemory] | None = None
@@ -73,6 +76,7 @@ class SharedMemory:
 
     def close(self) -> None:
         """Ends the lease, and lets go of memory as soon as nobody uses it."""
+        self._is_closed = True
         if self._stream is not None:
             self._stream.cancel()
         self.pool.close()
@@ -105,14 +109,18 @@ class SharedMemory:
         if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
             if self._forgotten is not None:
                 self._forgotten.detach()
-            self._stream = _Stream(channel, self._prospects)
+            own = None if self._leads_elsewhere else blocking_channel_of_lease(self.address)
+            self._stream = _Stream(channel, own, self._prospects)
             self._forgotten = weakref.finalize(self, self._stream.cancel)  # where nobody closes the client
             self._forgotten.atexit = False
+            if self._is_closed:  # meanwhile, by another thread that did not see this stream
+                self._stream.cancel()
         return self._stream
 
     def _end(self, lease: Lease) -> None:
         with self._lock:
             if self._stream is not None and self._stream.lease is lease:
+                self._leads_elsewhere |= not lease.has_ended
                 self._stream.cancel()
 
     def _forget(self, memory: Memory) -> None:
@@ -122,14 +130,16 @@ class SharedMemory:
 
 
 class _Stream:
-    """A Hold call, read by a thread of its own."""
+    """A Hold call, read by a thread of its own, on a channel of its own or, where that leads to another worker of the
+    server, on that of the calls.
+    """
 
-    def __init__(self, channel: grpc.Channel, prospects: Prospects) -> None:
-        self.channel, self.lease, self._prospects = channel, Lease(), prospects
+    def __init__(self, channel: grpc.Channel, own: grpc.Channel | None, prospects: Prospects) -> None:
+        self.channel, self.lease, self._own, self._prospects = channel, Lease(), own, prospects
         self._process = os.getpid()
         self._outgoing = SimpleQueue[bytes | None]()
         self._waiting: dict[int, Answers] = {}
-        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HOLD)
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = (own or channel).stream_stream(HOLD)
         self._call: Any = call(iter(self._outgoing.get, None), metadata=metadata())
         self._reading = threading.Thread(target=self._read, name="shared memory", daemon=True)
         self._reading.start()
@@ -196,6 +206,8 @@ class _Stream:
             self._outgoing.put(None)
             for answers in [*self._waiting.values()]:
                 answers.put(None)
+            if self._own is not None:
+                self._own.close()  # here, since it waits for what may be the thread that forgets the client
 
 
 _OPEN: weakref.WeakSet[_Stream] = weakref.WeakSet()

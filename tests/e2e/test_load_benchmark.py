@@ -21,7 +21,7 @@ def test_it_measures_batches_overload_and_small_calls_beside_large_ones(
     small = load.Work((1, 64, 28, 28), (64, 64, 3, 3), 1)
     monkeypatch.setattr(load, "BATCHED", {"small": small})
     monkeypatch.setattr(load, "BIG", small)
-    monkeypatch.setattr(load, "OVERLOADS", {"twice": (2, 8)})
+    monkeypatch.setattr(load, "OVERLOADS", {"twice": load.Flood(2, 8, ("--max-concurrent-streams=20",))})
     load.main(["--seconds", "1", "--rounds", "1", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "load.json").read_text())
     assert found["batching"]["small"]["alone"] > 0

@@ -62,10 +62,10 @@ class AsynchronousConnection(ClientBase):
         self._check_loop()
         self._closed = True
         self._closing.set()
+        self._shared_memory.close()
         for channel in self._channels.all if self._channels else ():
             await channel.close()
         self._channels = None
-        await self._shared_memory.close()
         if self._start is not None:
             await asyncio.wait([self._start])
             if not self._start.exception():
@@ -154,7 +154,6 @@ class AsynchronousConnection(ClientBase):
         self._check_open()
         if self._channels is None or self._address != address:  # another task was not faster
             self._channels, self._address = asynchronous_channels(targets), address
-            self._shared_memory.address = address
         return self._channels, address
 
     def _check_loop(self) -> None:

@@ -140,7 +140,7 @@ def _batching(work: Work, seconds: float, rounds: int) -> dict[str, float]:
         for name, flags in (("alone", ("--max-batch=1",)), ("batched", ())):
             with _server(*flags) as server, _layer(server, work) as (_, message):
                 _h2load.run(server.address, message, 1, CONNECTIONS, STREAMS)
-                found[name].append(_h2load.run(server.address, message, seconds, CONNECTIONS, STREAMS).ended)
+                found[name].append(_h2load.run(server.address, message, seconds, CONNECTIONS, STREAMS))
     alone, batched = median(found["alone"]), median(found["batched"])
     return {"alone": alone, "batched": batched, "ratio": batched / alone}
 

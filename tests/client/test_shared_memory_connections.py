@@ -30,19 +30,15 @@ def expected(client: Client) -> np.ndarray[Any, Any]:
     return output
 
 
-def blocking_crowd(running: RunningServer, expected: np.ndarray[Any, Any]) -> None:
+def test_many_clients_of_a_process_leave_its_connection_to_calls(
+    serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
+) -> None:
+    running = sharing(serve, 2)
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(running.address, timeout=SECONDS)) for _ in range(CROWD)]
         for client in [*clients, clients[0]]:
             np.testing.assert_array_equal(client.convolve(numbers(), WEIGHT), expected)
         assert shared(running)[0] == 2 * CROWD
-
-
-def test_many_clients_of_a_process_leave_its_connection_to_calls(
-    serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
-) -> None:
-    running = sharing(serve, 2)
-    blocking_crowd(running, expected)
     until_nothing_is_shared(running)
 
 

@@ -44,8 +44,9 @@ def leave_during_answers(channel: grpc.Channel, after: int) -> None:
     behaviour(BIG, timeout=60)
 
 
-def test_callers_who_leave_while_they_are_answered_are_no_errors(serve: Serve) -> None:
-    running = serve("--backend=reference")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_callers_who_leave_while_they_are_answered_are_no_errors(serve: Serve, workers: int) -> None:
+    running = serve("--backend=reference", f"--workers={workers}")
     end, after = time.monotonic() + SECONDS, itertools.cycle((1, 2, 3, 5))
     with grpc.insecure_channel(running.address) as channel:
         while time.monotonic() < end:

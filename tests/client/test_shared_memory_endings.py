@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import mmap
 import os
 import threading
 from contextlib import suppress
@@ -22,6 +23,7 @@ from tests.wait import until, until_in_loop
 from convolver.client import AsyncClient, Client, _regions, _shared_memory
 from convolver.client._shared_memory import HOLD_SECONDS, Lease
 from convolver.core.errors import BackendFailure, InvalidConvolution
+from convolver.v1.shared_memory_service_pb2 import HoldResponse, RegionHeld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,6 +150,30 @@ def test_memory_that_nobody_uses_makes_room(monkeypatch: pytest.MonkeyPatch, reg
     assert [memory.bytes >> 20 for memory in forgotten] == [2, 4]
     forgotten.clear()
     assert regions() == 3
+
+
+def test_memory_that_comes_back_while_other_memory_is_let_go_goes_too() -> None:
+    """As from another thread, that cannot wait for the pool."""
+    lent, forgotten = list[object](), list[_regions.Memory]()
+
+    def forget(memory: _regions.Memory) -> None:
+        forgotten.append(memory)
+        lent.clear()
+
+    pool = _regions.Pool(forget)
+    free = pool.empty(SHAPE, "float32")
+    lent.append(pool.empty(SHAPE, "float32"))
+    del free
+    pool.close()
+    assert len(forgotten) == 2
+
+
+def test_a_lease_keeps_no_memory_by_itself() -> None:
+    lease, memory = Lease(), _regions.Memory(mmap.PAGESIZE)
+    lease.hold(memory, HoldResponse(held=RegionHeld(tag=1, id="one")))
+    assert dict(lease.ids) == {memory: "one"}
+    del memory
+    assert not lease.ids
 
 
 def test_a_forked_process_is_lent_nothing_of_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 import urllib.request
@@ -93,6 +94,7 @@ def settled(before: Vitals, take: Callable[[], Vitals]) -> Vitals:
             kind = GrownError if more.keys() <= {"rss", "dirty"} else NotBackError
             raise kind(f"not back after {DEADLINE} s: {', '.join(more.values())}")
         time.sleep(PAUSE)
+        gc.collect()  # of the client: errors and the frames that they have passed refer to one another, and to arrays
     return after
 
 

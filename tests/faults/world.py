@@ -170,7 +170,7 @@ class World:
         """Leaves one connection, of a new client: the old one may keep memory to use it again."""
         self.proxy.reset_all()
         self.client.close()
-        gc.collect()  # errors and the frames that they have passed refer to one another, and those to arrays
+        gc.collect()
         self.client = Client(self.server.address)
         self.client.info()
 

@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from convolver.core import dtypes
 from convolver.core.values import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -111,7 +112,7 @@ class Pool:
     def find(self, view: memoryview) -> Place | None:
         """The place of bytes that are in lent memory already."""
         address = _address(view)
-        with self._lock:
+        with self._alone():
             lent = [found for reference in self._lent.values() if (found := reference())]
         for one in lent:
             offset = address - one.memory.address
@@ -121,8 +122,7 @@ class Pool:
 
     def trim(self) -> bool:
         """Lets go of what nobody uses; whether there was any."""
-        with self._lock:
-            self._take_back()
+        with self._alone():
             free, self._free = self._free, []
             for memory in free:
                 self._forget(memory)
@@ -137,8 +137,7 @@ class Pool:
         size = _rounded(end)
         if self._process != os.getpid():  # what is free here is free in the parent of a fork too
             return None
-        with self._lock:
-            self._take_back()
+        with self._alone():
             memory = self._again(size) or self._fresh(size)
             if memory is None:
                 return None
@@ -168,7 +167,21 @@ class Pool:
     def _return(self, memory: Memory) -> None:
         """Called where the last array over it goes, be it in the midst of a method of this class."""
         self._returned.append(memory)
-        if self._lock.acquire(blocking=False):
+        self._settle()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With the lock, and whatever has come back; what comes back meanwhile is taken back afterwards."""
+        try:
+            with self._lock:
+                self._take_back()
+                yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Takes back what has come, unless somebody has the lock: he does it when he lets go of it."""
+        while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._take_back()
             finally:

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import grpc
 import numpy as np
@@ -27,7 +28,7 @@ from convolver.v1 import convolution_service_pb2 as pb
 from convolver.v1 import shared_memory_service_pb2 as hold_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from convolver.core.errors import ConvolverError, Unsupported
     from convolver.core.tensors import Array
@@ -74,7 +75,7 @@ class SharedRequest:
         """What the server has to hold."""
         return list({id(place.memory): place.memory for place in (*self._places, *self._answer) if place}.values())
 
-    def message(self, ids: dict[Memory, str]) -> bytes:
+    def message(self, ids: Mapping[Memory, str]) -> bytes:
         """The ConvolveRequest. What is not in shared memory is copied there now, or travels with it."""
         for i in self._copied:
             np.copyto(_place(self._places[i]).data, np.asarray(self._request.data[i]))
@@ -143,7 +144,7 @@ def _all_sources(convolution: convolution_pb2.Convolution) -> Iterator[tensor_pb
         yield convolution.gradients.grad_output_source
 
 
-def _region(place: Place, ids: dict[Memory, str]) -> tensor_pb2.SharedRegion:
+def _region(place: Place, ids: Mapping[Memory, str]) -> tensor_pb2.SharedRegion:
     return tensor_pb2.SharedRegion(id=ids[place.memory], offset=place.offset, length=place.bytes)
 
 
@@ -211,12 +212,14 @@ class Prospects:
 
 
 class Lease:
-    """What is held by one stream, and the messages of its steps."""
+    """What is held by one stream, and the messages of its steps. The memory is the pool's: a stream that has ended may
+    stay for a while, as part of the error that its reader has ended with.
+    """
 
     def __init__(self) -> None:
-        self.ids: dict[Memory, str] = {}
+        self.ids = WeakKeyDictionary[Memory, str]()
         self.has_ended = False
-        self._tags: dict[Memory, int] = {}
+        self._tags = WeakKeyDictionary[Memory, int]()
         self._numbers = itertools.count(1)
 
     def offer(self, memory: Memory) -> tuple[int, bytes]:

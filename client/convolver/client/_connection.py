@@ -91,6 +91,8 @@ _OF_LEASE: Options = (*_OF_ONE, ("grpc.use_local_subchannel_pool", 1))
 """A lease is a call that stays open as long as its client. On the connection that all clients of a process share, many
 of them would take the place of every other call."""
 
+_NOWHERE = "unix:/nowhere"
+
 _HOST_AND_PORT = re.compile(r"\s*(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\s*")
 
 _ASYNCHRONOUS: WeakSet[grpc.aio.Channel] = WeakSet()
@@ -205,6 +207,20 @@ def asynchronous_channels(targets: Targets) -> AsynchronousChannels:
     channels = AsynchronousChannels(grpc.aio.insecure_channel(targets.together, options=_OF_ALL), each)
     _ASYNCHRONOUS.update(channels.all)
     return channels
+
+
+async def close(channels: AsynchronousChannels) -> None:
+    """Cancels what is in flight, and returns once gRPC has told the event loop of the end of each call: what it tells a
+    loop that has ended is logged as an error of asyncio's, and its memory is lost.
+    """
+    for channel in channels.all:
+        await channel.close()
+    # gRPC tells in the order of the ends, so that of a call that fails at once comes last.
+    async with grpc.aio.insecure_channel(_NOWHERE) as last:
+        _ASYNCHRONOUS.add(last)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = last.unary_unary(PATHS["GetInfo"])
+        with suppress(grpc.RpcError):
+            await call(b"", timeout=0)
 
 
 def blocking_channel_of_lease(address: str) -> grpc.Channel:

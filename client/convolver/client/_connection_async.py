@@ -11,7 +11,7 @@ import grpc
 
 from convolver.client import _client_shared as shared
 from convolver.client._channels import LOOK
-from convolver.client._connection import ClientBase, asynchronous_channels, left, place_of, targets_of
+from convolver.client._connection import ClientBase, asynchronous_channels, close, left, place_of, targets_of
 from convolver.client._retries import Tries
 from convolver.client._shared_memory_async import AsyncSharedMemory
 from convolver.client.errors import DeadlineExceeded, ServiceUnavailable
@@ -63,8 +63,8 @@ class AsynchronousConnection(ClientBase):
         self._closed = True
         self._closing.set()
         self._shared_memory.close()
-        for channel in self._channels.all if self._channels else ():
-            await channel.close()
+        if self._channels is not None:
+            await close(self._channels)
         self._channels = None
         if self._start is not None:
             await asyncio.wait([self._start])

@@ -1,20 +1,23 @@
-"""Which connections the leases of blocking clients take: their own, so that calls have theirs to themselves."""
+"""Which connections the leases of shared memory take: their own, so that calls have theirs to themselves."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import asyncio
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.client.colours import colours
 from tests.client.shared_memory_calls import WEIGHT, numbers, travelled
 from tests.server.hold_calls import shared, until_nothing_is_shared
 
-from convolver.client import Client
+from convolver.client import AsyncClient, Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.client.colours import Called
     from tests.conftest import RunningServer
 
 CROWD, SECONDS = 5, 20.0
@@ -30,26 +33,42 @@ def expected(client: Client) -> np.ndarray[Any, Any]:
     return output
 
 
-def test_many_clients_of_a_process_leave_its_connection_to_calls(
-    serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
-) -> None:
-    running = sharing(serve, 2)
+def blocking_crowd(running: RunningServer, expected: np.ndarray[Any, Any]) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(running.address, timeout=SECONDS)) for _ in range(CROWD)]
         for client in [*clients, clients[0]]:
             np.testing.assert_array_equal(client.convolve(numbers(), WEIGHT), expected)
         assert shared(running)[0] == 2 * CROWD
+
+
+async def asynchronous_crowd(running: RunningServer, expected: np.ndarray[Any, Any]) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(AsyncClient(running.address, timeout=SECONDS)) for _ in range(CROWD)]
+        for client in [*clients, clients[0]]:
+            np.testing.assert_array_equal(await client.convolve(numbers(), WEIGHT), expected)
+        assert shared(running)[0] == 2 * CROWD
+
+
+def test_many_clients_of_a_process_leave_its_connection_to_calls(
+    serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
+) -> None:
+    running = sharing(serve, 2)
+    blocking_crowd(running, expected)
+    until_nothing_is_shared(running)
+    asyncio.run(asynchronous_crowd(running, expected))
     until_nothing_is_shared(running)
 
 
+@colours
 def test_a_connection_of_one_call_is_enough(
-    serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
+    called: Called, serve: Callable[..., RunningServer], expected: np.ndarray[Any, Any]
 ) -> None:
     running = sharing(serve, 1)
 
-    def call() -> None:
-        with Client(running.address, timeout=SECONDS) as client:
-            np.testing.assert_array_equal(client.convolve(numbers(), WEIGHT), expected)
+    def call(client: Client) -> object:
+        return client.convolve(numbers(), WEIGHT, timeout=SECONDS)
 
-    assert travelled(running, call) < 5000
+    outputs: list[object] = []
+    assert travelled(running, lambda: outputs.append(called(running.address, call))) < 5000
+    np.testing.assert_array_equal(outputs[0], expected)
     until_nothing_is_shared(running)

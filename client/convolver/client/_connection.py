@@ -229,6 +229,14 @@ def blocking_channel_of_lease(address: str) -> grpc.Channel:
     return grpc.insecure_channel(address, options=_OF_LEASE)
 
 
+def asynchronous_channel_of_lease(address: str) -> grpc.aio.Channel:
+    """The same, of the running event loop."""
+    _check_process()
+    channel = grpc.aio.insecure_channel(address, options=_OF_LEASE)
+    _ASYNCHRONOUS.add(channel)
+    return channel
+
+
 def _check_process() -> None:
     """Raises RuntimeError where gRPC does not work: its asyncio polls in a thread, which a fork interrupts. What the
     forked process then calls waits for ever or ends it, and with grpcio 1.76 its parent too.

@@ -62,7 +62,7 @@ class AsynchronousConnection(ClientBase):
         self._check_loop()
         self._closed = True
         self._closing.set()
-        self._shared_memory.close()
+        await self._shared_memory.close()
         if self._channels is not None:
             await close(self._channels)
         self._channels = None
@@ -154,6 +154,7 @@ class AsynchronousConnection(ClientBase):
         self._check_open()
         if self._channels is None or self._address != address:  # another task was not faster
             self._channels, self._address = asynchronous_channels(targets), address
+            self._shared_memory.address = address
         return self._channels, address
 
     def _check_loop(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from convolver.client._connection import asynchronous_channel_of_lease
 from convolver.client._identity import metadata
 from convolver.client._regions import Memory, Pool
 from convolver.client._shared_memory import (
@@ -35,8 +36,10 @@ class AsyncSharedMemory:
     """What one client shares with its server."""
 
     def __init__(self) -> None:
+        self.address = ""  # known once the client connects
         self.pool = Pool(self._forget)
         self._prospects = Prospects()
+        self._is_closed = self._leads_elsewhere = False
         self._lock = asyncio.Lock()
         self._stream: _Stream | None = None
         self._forgotten: weakref.finalize[..., AsyncSharedMemory] | None = None
@@ -68,16 +71,19 @@ class AsyncSharedMemory:
                 raise
         return None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the lease, and lets go of memory as soon as nobody uses it."""
-        if self._stream is not None:
-            self._stream.cancel()
+        self._is_closed, stream = True, self._stream
+        if stream is not None:
+            stream.cancel()
         self.pool.close()
+        if stream is not None:
+            await stream.ended()
 
     async def _held(self, channel: grpc.aio.Channel, memories: Sequence[Memory], seconds: float | None) -> Lease | None:
         """The lease of all of these; None where there is none."""
         async with self._lock:
-            if not self._prospects.are_good(memories):
+            if self._is_closed or not self._prospects.are_good(memories):
                 return None
             stream = self._opened(channel)
             patience = HOLD_SECONDS if seconds is None else min(HOLD_SECONDS, seconds)
@@ -103,13 +109,15 @@ class AsyncSharedMemory:
         if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
             if self._forgotten is not None:
                 self._forgotten.detach()
-            self._stream = _Stream(channel, self._prospects)
+            own = None if self._leads_elsewhere else asynchronous_channel_of_lease(self.address)
+            self._stream = _Stream(channel, own, self._prospects)
             self._forgotten = weakref.finalize(self, self._stream.cancel_soon)  # where nobody closes the client
             self._forgotten.atexit = False
         return self._stream
 
     def _end(self, lease: Lease) -> None:
         if self._stream is not None and self._stream.lease is lease:
+            self._leads_elsewhere |= not lease.has_ended
             self._stream.cancel()
 
     def _forget(self, memory: Memory) -> None:
@@ -119,14 +127,16 @@ class AsyncSharedMemory:
 
 
 class _Stream:
-    """A Hold call, read by a task of its own."""
+    """A Hold call, read by a task of its own, on a channel of its own or, where that leads to another worker of the
+    server, on that of the calls.
+    """
 
-    def __init__(self, channel: grpc.aio.Channel, prospects: Prospects) -> None:
-        self.channel, self.lease, self._prospects = channel, Lease(), prospects
+    def __init__(self, channel: grpc.aio.Channel, own: grpc.aio.Channel | None, prospects: Prospects) -> None:
+        self.channel, self.lease, self._own, self._prospects = channel, Lease(), own, prospects
         self._loop = asyncio.get_running_loop()
         self._outgoing = asyncio.Queue[bytes | None]()
         self._waiting: dict[int, asyncio.Queue[hold_pb.HoldResponse | None]] = {}
-        call: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(HOLD)
+        call: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = (own or channel).stream_stream(HOLD)
         self._call = call(self._steps(), metadata=metadata())
         self._reading = asyncio.create_task(self._read())
 
@@ -146,6 +156,10 @@ class _Stream:
         """Ends the call."""
         self.lease.has_ended = True
         self._call.cancel()
+
+    async def ended(self) -> None:
+        """Waits until its channel is closed."""
+        await asyncio.wait([self._reading])
 
     def cancel_soon(self) -> None:
         """The same from any thread."""
@@ -193,3 +207,5 @@ class _Stream:
             self._outgoing.put_nowait(None)
             for waiting in self._waiting.values():
                 waiting.put_nowait(None)
+            if self._own is not None:
+                await self._own.close()

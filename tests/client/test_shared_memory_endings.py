@@ -115,19 +115,6 @@ def test_nor_does_one_of_the_other_colour(sharing: RunningServer, regions: Calla
     asyncio.run(calls())
 
 
-def test_grpc_tells_nothing_of_a_closed_client(sharing: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Of calls that were cancelled, and of the lease: asyncio would log an error for a loop that ends just then."""
-
-    async def leave(client: AsyncClient) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.005):
-                await client.convolve(numbers(), WEIGHT)
-
-    for _ in range(100):
-        asynchronously(sharing.address, leave)
-    assert caplog.records == []
-
-
 def test_a_client_that_is_forgotten_shares_nothing_any_more(sharing: RunningServer) -> None:
     threads = set(threading.enumerate())
     Client(sharing.address).convolve(numbers(), WEIGHT)

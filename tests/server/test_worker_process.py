@@ -37,9 +37,9 @@ def test_to_kill_a_worker_that_has_just_ended_does_not_lose_how() -> None:
         others = children_of(os.getpid())
         worker = await WorkerProcess.started(settings, lambda: None)
         [pid] = children_of(os.getpid()) - others
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - so that the event loop does not see it yet
         worker.kill()
         return await worker.ended()
 
-    assert asyncio.run(ending()) == -signal.SIGTERM
+    assert asyncio.run(ending()) == -signal.SIGKILL

@@ -121,6 +121,7 @@ class AsynchronousCalls(AsynchronousConnection):
         self, request: Request, parameters: Parameters, *, channel: grpc.aio.Channel | None = None
     ) -> Reply:
         """The answer, by the way that suits its size."""
+        self._check_open()
         begin = time.monotonic()
         reply = await self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
         if reply is not None:

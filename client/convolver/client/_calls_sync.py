@@ -119,6 +119,7 @@ class BlockingCalls(BlockingConnection):
 
     def _exchange(self, request: Request, parameters: Parameters, *, channel: grpc.Channel | None = None) -> Reply:
         """The answer, by the way that suits its size."""
+        self._check_open()
         begin = time.monotonic()
         reply = self._shared(request, parameters, channel, begin) if is_worth_sharing(request) else None
         if reply is not None:

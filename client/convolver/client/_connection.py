@@ -122,6 +122,11 @@ class ClientBase:
         if self._closed:
             raise RuntimeError("the client is closed")
 
+    def _check_begun(self, begin: float | None) -> None:
+        """Raises ServiceUnavailable where the client was closed after a call had begun, which then has a `begin`."""
+        if self._closed and begin is not None:
+            raise ServiceUnavailable(f"{self._given or 'the embedded server'}: the client was closed")
+
 
 def place_of(address: str, channels: Channels[Any], channel: object) -> str:
     """The address of the server behind that channel; all of them where it is None, or leads to all."""
@@ -209,13 +214,11 @@ def asynchronous_channels(targets: Targets) -> AsynchronousChannels:
     return channels
 
 
-async def close(channels: AsynchronousChannels) -> None:
-    """Cancels what is in flight, and returns once gRPC has told the event loop of the end of each call: what it tells a
-    loop that has ended is logged as an error of asyncio's, and its memory is lost.
+async def all_told() -> None:
+    """Returns when gRPC has told the event loop of the end of each call that has ended: what it tells a loop that has
+    ended too, asyncio logs as an error, and its memory is lost.
     """
-    for channel in channels.all:
-        await channel.close()
-    # gRPC tells in the order of the ends, so that of a call that fails at once comes last.
+    # All ends go through one queue of the process, so that of a call that fails now comes last (docs/decisions/0017).
     async with grpc.aio.insecure_channel(_NOWHERE) as last:
         _ASYNCHRONOUS.add(last)
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = last.unary_unary(PATHS["GetInfo"])

@@ -11,7 +11,7 @@ import grpc
 
 from convolver.client import _client_shared as shared
 from convolver.client._channels import LOOK
-from convolver.client._connection import ClientBase, asynchronous_channels, close, left, place_of, targets_of
+from convolver.client._connection import ClientBase, all_told, asynchronous_channels, left, place_of, targets_of
 from convolver.client._retries import Tries
 from convolver.client._shared_memory_async import AsyncSharedMemory
 from convolver.client.errors import DeadlineExceeded, ServiceUnavailable
@@ -62,10 +62,19 @@ class AsynchronousConnection(ClientBase):
         self._check_loop()
         self._closed = True
         self._closing.set()
-        await self._shared_memory.close()
-        if self._channels is not None:
-            await close(self._channels)
-        self._channels = None
+        self._shared_memory.close()
+        channels, self._channels = self._channels, None
+        for channel in channels.all if channels else ():
+            await channel.close()  # which does not wait, so that all of them are closed whoever cancels this
+        try:
+            await self._shared_memory.ended()
+            if channels:
+                await all_told()
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        """Gives the embedded server back, where there is one."""
         if self._start is not None:
             await asyncio.wait([self._start])
             if not self._start.exception():
@@ -89,6 +98,7 @@ class AsynchronousConnection(ClientBase):
     ) -> T:
         """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
         self._budget.add_call()
+        self._check_begun(begin)
         timeout, begin = self._seconds(parameters), begin or time.monotonic()
         tries: Tries | None = None
         while True:

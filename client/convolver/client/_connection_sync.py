@@ -89,6 +89,7 @@ class BlockingConnection(ClientBase):
     ) -> T:
         """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
         self._budget.add_call()
+        self._check_begun(begin)
         timeout, begin = self._seconds(parameters), begin or time.monotonic()
         tries: Tries | None = None
         while True:

@@ -143,7 +143,7 @@ class Pool:
                 return None
             lent = Lent(memory)
             self._lent[memory.address] = weakref.ref(lent)
-        weakref.finalize(lent, self._return, memory).atexit = False
+            weakref.finalize(lent, self._return, memory).atexit = False
         return lent
 
     def _fresh(self, size: int) -> Memory | None:

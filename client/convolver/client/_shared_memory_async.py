@@ -71,14 +71,17 @@ class AsyncSharedMemory:
                 raise
         return None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Ends the lease, and lets go of memory as soon as nobody uses it."""
-        self._is_closed, stream = True, self._stream
-        if stream is not None:
-            stream.cancel()
+        self._is_closed = True
+        if self._stream is not None:
+            self._stream.cancel()
         self.pool.close()
-        if stream is not None:
-            await stream.ended()
+
+    async def ended(self) -> None:
+        """Waits until the lease has ended, and its channel is closed."""
+        if self._stream is not None:
+            await self._stream.ended()
 
     async def _held(self, channel: grpc.aio.Channel, memories: Sequence[Memory], seconds: float | None) -> Lease | None:
         """The lease of all of these; None where there is none."""
@@ -107,6 +110,8 @@ class AsyncSharedMemory:
     def _opened(self, channel: grpc.aio.Channel) -> _Stream:
         """The stream; another one where there is none, or it has ended."""
         if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
+            if self._stream is not None:
+                self._stream.cancel()
             if self._forgotten is not None:
                 self._forgotten.detach()
             own = None if self._leads_elsewhere else asynchronous_channel_of_lease(self.address)
@@ -158,7 +163,7 @@ class _Stream:
         self._call.cancel()
 
     async def ended(self) -> None:
-        """Waits until its channel is closed."""
+        """Waits until nothing is read any more, and its own channel is closed."""
         await asyncio.wait([self._reading])
 
     def cancel_soon(self) -> None:
@@ -202,6 +207,9 @@ class _Stream:
             self._prospects.ended(await self._call.code())
         except grpc.aio.AioRpcError as failure:
             self._prospects.ended(failure.code())
+        except asyncio.CancelledError:  # as a task's end it would keep the stream and its channels alive
+            if not self.lease.has_ended:
+                raise
         finally:
             self.lease.has_ended = True
             self._outgoing.put_nowait(None)

@@ -107,6 +107,8 @@ class SharedMemory:
     def _opened(self, channel: grpc.Channel) -> _Stream:
         """The stream; another one where there is none, or it has ended."""
         if self._stream is None or self._stream.lease.has_ended or self._stream.channel is not channel:
+            if self._stream is not None:
+                self._stream.cancel()
             if self._forgotten is not None:
                 self._forgotten.detach()
             own = None if self._leads_elsewhere else blocking_channel_of_lease(self.address)

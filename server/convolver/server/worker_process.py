@@ -60,8 +60,8 @@ class WorkerProcess:
         self._write("stop")
 
     def kill(self) -> None:
-        """Ends it at once. By the system's call: asyncio's own looks first whether the process has ended, and takes the
-        exit code that asyncio waits for.
+        """Ends it at once. By the system's call, as asyncio does from Python 3.13 on: its kill before that looks first
+        whether the process has ended, and takes the exit code that asyncio waits for (cpython issue 87744).
         """
         if self._process.returncode is None:
             with suppress(ProcessLookupError):

@@ -48,10 +48,10 @@ def good_request() -> bytes:
     return request(convolution(), KERNEL, IMAGE)
 
 
-def call(channel: grpc.Channel, message: bytes, method: str = "Convolve") -> bytes:
+def call(channel: grpc.Channel, message: bytes, method: str = "Convolve", timeout: float = 60.0) -> bytes:
     """The answer's bytes."""
     behaviour: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/{method}")
-    return behaviour(message, timeout=60)
+    return behaviour(message, timeout=timeout)
 
 
 def output(answer: bytes, dtype: Any = np.float32) -> NDArray[Any]:  # noqa: ANN401 - whatever NumPy takes for a dtype
@@ -88,10 +88,10 @@ def refusal(failure: grpc.RpcError) -> Refusal:
     return Refusal(rpc.code(), rpc.details() or "", info, bad_request, quota)
 
 
-def refused(channel: grpc.Channel, message: bytes, method: str = "Convolve") -> Refusal:
+def refused(channel: grpc.Channel, message: bytes, method: str = "Convolve", timeout: float = 60.0) -> Refusal:
     """What the server says to a call that it refuses."""
     try:
-        call(channel, message, method)
+        call(channel, message, method, timeout)
     except grpc.RpcError as failure:
         return refusal(failure)
     raise AssertionError(f"{method} did not refuse")

@@ -150,7 +150,7 @@ def test_too_few_bytes_are_their_own_requests(client: Client, server: RunningSer
     message = request(convolution((1, *SHAPE), WEIGHT_SHAPE), WEIGHT, inputs[0][:, :15])
     with grpc.insecure_channel(server.address) as channel:
         calls: list[Callable[[], Any]] = [partial(client.run, x, WEIGHT) for x in inputs]
-        found = crowd(server, [*calls, partial(refused, channel, message)])
+        found = crowd(server, [*calls, partial(refused, channel, message, timeout=PATIENT)])
     refusal = found.outcomes.pop()
     assert (refusal.code, refusal.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CONVOLUTION")
     assert_right(found, inputs)

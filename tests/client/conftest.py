@@ -1,4 +1,4 @@
-"""The command `convolver`, run in this process as its entry point runs it."""
+"""The command `convolver`, run in this process as its entry point runs it; and clients that share memory in the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import pytest
 
+from convolver.client import _shared_memory_async, _shared_memory_sync
 from convolver.client.cli import main
 
 
@@ -38,3 +39,10 @@ def convolver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         return Ran(int(left.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def patient_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers of memory are waited for on a machine that pauses too: one that takes too long goes another way."""
+    for module in (_shared_memory_sync, _shared_memory_async):
+        monkeypatch.setattr(module, "HOLD_SECONDS", 30.0)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tests.conftest import RunningServer
 
-BIG, WIDE = np.ones((1, 1, 750, 750), np.float32), np.ones((1, 1, 251, 251), np.float32)
+BIG, WIDE = np.ones((4, 1, 1000, 1000), np.float32), np.ones((1, 1, 101, 101), np.float32)
 
 
 def metrics(running: RunningServer) -> str:
@@ -48,12 +48,12 @@ async def until_in_flight(running: RunningServer, calls: int) -> None:
 
 @pytest.fixture(scope="module")
 def alone(serve: Callable[..., RunningServer]) -> RunningServer:
-    """A server that nobody else calls."""
-    return serve("--backend=reference")
+    """A server that nobody else calls, of one thread: however fast the machine is, `slow` is slow."""
+    return serve("--backend=reference", "--threads=1")
 
 
 def slow(client: AsyncClient, timeout: float | None = None) -> Coroutine[Any, Any, NDArray[Any]]:
-    """Takes the reference a second or more."""
+    """Takes one thread of the reference several seconds, in blocks of a fraction of one between which it can stop."""
     return client.conv2d(BIG, WIDE, algorithm="direct", timeout=timeout)
 
 
@@ -74,8 +74,8 @@ async def by_leaving(client: AsyncClient, running: RunningServer) -> None:
 
 
 async def by_deadline(client: AsyncClient, running: RunningServer) -> None:
-    with pytest.raises(DeadlineExceeded, match=rf"^{running.address}: no answer within the timeout of 0\.2 s"):
-        await slow(client, timeout=0.2)
+    with pytest.raises(DeadlineExceeded, match=rf"^{running.address}: no answer within the timeout of 2\.0 s"):
+        await slow(client, timeout=2.0)  # time enough for the server to hear of the call
 
 
 @pytest.mark.parametrize("way", [by_cancelling, by_leaving, by_deadline])

@@ -186,8 +186,9 @@ def test_a_timeout_holds_for_all_of_it(called: Called) -> None:
         ended.wait(30)
         yield b""
 
-    with serving(behaviour) as address, pytest.raises(DeadlineExceeded, match=r"within the timeout of 0\.3 s"):
-        called(address, lambda client: client.conv1d(LARGE, DOT, timeout=0.3))
+    with serving(behaviour) as address, pytest.raises(DeadlineExceeded, match=r"within the timeout of 3\.0 s"):
+        # time enough to connect: a call that never reaches the handler ends nothing there
+        called(address, lambda client: client.conv1d(LARGE, DOT, timeout=3.0))
     assert ended.wait(30)
 
 

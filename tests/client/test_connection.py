@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 BIG = np.ones((1, 1, 3000, 3000), np.float32)
 WIDE = np.ones((1, 1, 15, 15), np.float32)
-"""Together they take the reference about a second."""
+"""Together they take the reference a tenth of a second or more."""
+
+MANY = np.ones((4, 1, 1000, 1000), np.float32)
+WIDER = np.ones((1, 1, 101, 101), np.float32)
+"""As direct sums they take one thread of it several seconds, in blocks of a fraction of one: it stops after one of them
+where nobody waits any more.
+"""
 
 
 def slow(client: Client, timeout: float | None = None) -> NDArray[Any]:
@@ -43,8 +49,8 @@ def is_computing(running: RunningServer) -> bool:
 
 @pytest.fixture(scope="module")
 def alone(serve: Callable[..., RunningServer]) -> RunningServer:
-    """A server that nobody else calls."""
-    return serve("--backend=reference")
+    """A server that nobody else calls, of one thread."""
+    return serve("--backend=reference", "--threads=1")
 
 
 @pytest.fixture
@@ -167,7 +173,7 @@ def test_a_call_in_flight_when_the_client_is_closed_is_unavailable(alone: Runnin
     client = Client(alone.address)
     until(lambda: not is_computing(alone), "the server to be idle")
     with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(slow, client)
+        answer = thread.submit(client.conv2d, MANY, WIDER, algorithm="direct")  # which is closed long before its end
         until(lambda: is_computing(alone), "the convolution to be admitted")
         client.close()
         with pytest.raises(ServiceUnavailable):

@@ -13,7 +13,7 @@ from tests.contract import ANSWER, IMAGE, KERNEL
 from tests.server.layer_calls import metric
 from tests.wait import until
 
-from convolver.client import AsyncClient, Client, Conv, ServiceUnavailable
+from convolver.client import AsyncClient, Client, Conv, ServiceUnavailable, _channels
 from convolver.core.errors import UnknownLayer
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ THIN = np.ones((1, 64, 3, 3), np.float32)
 def three(serve: Serve) -> list[RunningServer]:
     """Three servers that nobody else calls."""
     return [serve("--backend=reference") for _ in range(3)]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's turn waits for its connection on a machine that pauses too."""
+    monkeypatch.setattr(_channels, "GRACE", 30.0)
 
 
 def together(servers: Sequence[RunningServer]) -> str:
@@ -74,6 +80,7 @@ def test_each_gets_every_third_call(three: list[RunningServer]) -> None:
         assert growth(three, before) == [10, 10, 10]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("count", [2, 3])
 def test_each_is_sent_a_layer_once(three: list[RunningServer], count: int) -> None:
     servers = three[:count]
@@ -90,6 +97,7 @@ def test_each_is_sent_a_layer_once(three: list[RunningServer], count: int) -> No
             assert LARGE.nbytes < now - then < 1.5 * LARGE.nbytes
 
 
+@pytest.mark.usefixtures("patient")
 def test_each_is_sent_a_layer_once_in_the_other_colour(three: list[RunningServer]) -> None:
     before = received(three)
 
@@ -111,6 +119,7 @@ def test_many_tasks_may_make_the_connections_at_once(three: list[RunningServer])
     np.testing.assert_array_equal(outputs, [number * ANSWER for number in range(60)])
 
 
+@pytest.mark.usefixtures("patient")
 def test_all_pages_of_a_list_are_one_servers(serve: Serve) -> None:
     servers = [serve("--backend=reference") for _ in range(2)]
     with Client(servers[0].address) as client:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunningServer
 
+pytestmark = pytest.mark.usefixtures("patient_offers")  # the tests see which way requests take
+
 
 @pytest.fixture(scope="module")
 def sharing(serve: Callable[..., RunningServer]) -> RunningServer:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.client.colours import Called
     from tests.conftest import RunningServer
 
+pytestmark = pytest.mark.usefixtures("patient_offers")  # the tests see which way requests take
+
 CROWD, SECONDS = 5, 20.0
 
 

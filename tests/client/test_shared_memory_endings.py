@@ -64,6 +64,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
     return failures[0]
 
 
+@pytest.mark.usefixtures("patient_offers")
 def test_memory_whose_offer_is_interrupted_is_offered_again(
     sharing: RunningServer, interrupted: type[BaseException]
 ) -> None:
@@ -76,6 +77,7 @@ def test_memory_whose_offer_is_interrupted_is_offered_again(
     until_nothing_is_shared(sharing)
 
 
+@pytest.mark.usefixtures("patient_offers")
 def test_so_is_that_of_a_task_that_is_cancelled(sharing: RunningServer, interrupted: type[BaseException]) -> None:
     async def calls(client: AsyncClient) -> None:
         given = client.empty(SHAPE)
@@ -92,6 +94,7 @@ def test_so_is_that_of_a_task_that_is_cancelled(sharing: RunningServer, interrup
     until_nothing_is_shared(sharing)
 
 
+@pytest.mark.usefixtures("patient_offers")
 def test_a_closed_client_keeps_no_memory(sharing: RunningServer, regions: Callable[[], int]) -> None:
     with Client(sharing.address) as client:
         kept = client.empty(SHAPE)
@@ -105,6 +108,7 @@ def test_a_closed_client_keeps_no_memory(sharing: RunningServer, regions: Callab
     assert regions() == 0
 
 
+@pytest.mark.usefixtures("patient_offers")
 def test_nor_does_one_of_the_other_colour(sharing: RunningServer, regions: Callable[[], int]) -> None:
     async def calls() -> None:
         async with AsyncClient(sharing.address) as client:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from tests.faults.calls import PATIENCE
 from tests.faults.faulty_server import CHANNELS, HANG_SECONDS, MISBEHAVIOURS, NAN
 from tests.faults.world import PLAIN, TORCH, Fault, World
 
-from convolver.client import Client, DeadlineExceeded
+from convolver.client import Client, DeadlineExceeded, _retries
 from convolver.core.errors import BackendFailure, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -34,10 +36,6 @@ THREADS = 2
 WEIGHT = np.ones((2, CHANNELS, 3, 3), np.float32)
 TORCHS_MEMORY = "runs out of torch's memory"
 ERRORS = [name for name in MISBEHAVIOURS if name not in ("hangs", NAN, TORCHS_MEMORY)]
-WITHOUT_MEMORY = ("raises MemoryError", TORCHS_MEMORY)
-
-SHORT = 1.0
-"""Seconds in which the SDK may come again to a server that has no memory now."""
 
 
 def asking_for(misbehaviour: str, shape: tuple[int, ...], item: int = 0) -> Array:
@@ -52,22 +50,25 @@ def convolved(client: Client, image: Array, timeout: float = PATIENCE) -> Array:
     return output
 
 
+def tried_once() -> AbstractContextManager[object]:
+    """The SDK would come again to a server that has no memory now, seconds later."""
+    return patch.object(_retries, "TRIES", 1)
+
+
 def fails(world: World, misbehaviour: str, shape: tuple[int, ...], item: int = 0) -> None:
-    timeout = SHORT if misbehaviour in WITHOUT_MEMORY else PATIENCE
-    with pytest.raises((BackendFailure, Overloaded)):
-        convolved(world.client, asking_for(misbehaviour, shape, item), timeout)
+    with tried_once(), pytest.raises((BackendFailure, Overloaded)):
+        convolved(world.client, asking_for(misbehaviour, shape, item))
 
 
 def fails_in_a_stream(world: World, misbehaviour: str) -> None:
     """The frames before it are answered."""
     good = np.zeros(ORDINARY, np.float32)
-    timeout = SHORT if misbehaviour in WITHOUT_MEMORY else PATIENCE
-    frames = world.client.layer(WEIGHT, timeout=timeout).map(
-        [good, asking_for(misbehaviour, ORDINARY), good], in_flight=3
-    )
-    assert not next(frames).any()
-    with pytest.raises((BackendFailure, Overloaded)):
-        next(frames)
+    layer = world.client.layer(WEIGHT, timeout=PATIENCE)
+    with tried_once():
+        frames = layer.map([good, asking_for(misbehaviour, ORDINARY), good], in_flight=3)
+        assert not next(frames).any()
+        with pytest.raises((BackendFailure, Overloaded)):
+            next(frames)
 
 
 def gives_nan(world: World, shape: tuple[int, ...]) -> None:

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults.calls import CALLS, PATIENCE, SHARED, Call
-from tests.faults.world import IDLE_SECONDS, PLAIN, SHARING, Fault, World
+from tests.faults.calls import CALLS, CHUNKED, PATIENCE, SHARED, Call
+from tests.faults.world import PLAIN, SHARING, Fault, World
 from tests.wait import until
 
 from convolver.client.errors import ServiceUnavailable
@@ -23,12 +23,20 @@ if TYPE_CHECKING:
 MOMENTS = 0.1
 """Seconds within which a process is hit, after its first call."""
 
-STOPPED = 2 * IDLE_SECONDS
+SERVER_STOPPED, CLIENT_STOPPED, CHUNKS_STOPPED = 0.25, 1.0, 2.5
+"""Seconds for which a process is stopped: of a client that sends chunks, longer than the server waits for them."""
+
+WITH_AN_END = (*PLAIN, "--idle-timeout=2")
+"""A server that gives up on a stopped client, though not on one that this machine lets wait for a while."""
 
 
 def flags_for(call: Call) -> tuple[str, ...]:
     """A server that shares memory would not be sent chunks by a client of its own host."""
     return SHARING if call is SHARED else PLAIN
+
+
+def flags_to_give_up(call: Call) -> tuple[str, ...]:
+    return WITH_AN_END if call is CHUNKED else flags_for(call)
 
 
 def kill_client(world: World, call: Call) -> None:
@@ -61,7 +69,7 @@ def stop_server(world: World, call: Call) -> None:
         begun = [thread.submit(call.check, world.client) for _ in range(4)]
         world.pause(MOMENTS)
         with stopped(world.server.process):
-            time.sleep(IDLE_SECONDS / 2)
+            time.sleep(SERVER_STOPPED)
         for one in begun:
             one.result(2 * PATIENCE)
 
@@ -71,7 +79,7 @@ def stop_client(world: World, call: Call) -> None:
     with world.caller(call) as process:
         world.pause(MOMENTS)
         with stopped(process):
-            time.sleep(STOPPED)
+            time.sleep(CHUNKS_STOPPED if call is CHUNKED else CLIENT_STOPPED)
             until(lambda: world.in_flight == 0, "the server to give up on a stopped client")
             world.check_serves()
         process.communicate(timeout=2 * PATIENCE)
@@ -89,7 +97,7 @@ def stopped(process: Popen[str]) -> Iterator[None]:
 
 FAULTS = [
     *(Fault(f"client killed, {call.name}", partial(kill_client, call=call), flags_for(call)) for call in CALLS),
-    *(Fault(f"client stopped, {call.name}", partial(stop_client, call=call), flags_for(call)) for call in CALLS),
+    *(Fault(f"client stopped, {call.name}", partial(stop_client, call=call), flags_to_give_up(call)) for call in CALLS),
     *(Fault(f"server stopped, {call.name}", partial(stop_server, call=call), flags_for(call)) for call in CALLS),
     *(Fault(f"server killed, {call.name}", partial(kill_server, call=call), flags_for(call)) for call in CALLS),
 ]

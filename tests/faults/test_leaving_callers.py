@@ -15,7 +15,7 @@ from tests.contract import SERVICE, convolution, request
 from tests.faults import faulty_server
 from tests.faults.calls import CHUNKED, STREAM, UNARY, Call
 from tests.faults.faulty_server import CHANNELS
-from tests.faults.world import SHARING, Fault, World
+from tests.faults.world import PLAIN, SHARING, Fault, World
 from tests.server.chunked_calls import OpenCall, first, more
 from tests.server.stream_calls import OpenStream, item, ordinary
 from tests.wait import until
@@ -34,6 +34,9 @@ SHAPE = (1, CHANNELS, 60, 60)
 WEIGHT = np.ones((1, CHANNELS, 3, 3), np.float32)
 HANGING = np.full(SHAPE, faulty_server.value_of("hangs"), np.float32)
 HEADER = convolution(SHAPE, WEIGHT.shape)
+CROWD, TOGETHER = 24, 2
+"""Callers who cancel a message each, and how many of them a launch takes: the last ones would wait for seconds."""
+
 MOMENTS = 0.05
 """Seconds within which a caller leaves."""
 
@@ -48,7 +51,7 @@ def has_no_time(world: World, call: Call) -> None:
 def cancels_a_message(world: World) -> None:
     with grpc.insecure_channel(world.server.address) as channel:
         convolve: Any = channel.unary_unary(f"/{SERVICE}/Convolve")
-        calls = [convolve.future(request(HEADER, WEIGHT, HANGING), timeout=60) for _ in range(6)]
+        calls = [convolve.future(request(HEADER, WEIGHT, HANGING), timeout=60) for _ in range(CROWD)]
         until(lambda: world.in_flight >= 2, "some of them to be computed")
         for call in calls:
             call.cancel()
@@ -109,7 +112,7 @@ LARGE = convolution((1, 1, 1500, 1500), (1, 1, 2, 2))
 HALF = [more(bytes(2**20))] * 4
 FAULTS = [
     *(Fault(f"deadline too near, {call.name}", partial(has_no_time, call=call)) for call in (UNARY, STREAM, CHUNKED)),
-    Fault("caller cancels, unary", cancels_a_message),
+    Fault("caller cancels, unary", cancels_a_message, (*PLAIN, f"--max-batch={TOGETHER}")),
     Fault("caller cancels, stream", cancels_a_stream),
     Fault("caller cancels, chunks to come", lambda world: cancels_chunks(world, first(LARGE), *HALF)),
     Fault(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.faults.calls import CHUNKED, PATIENCE, STREAM, UNARY, Call
 from tests.faults.proxy import FOR_EVER, Kind, Mishap, Way
-from tests.faults.world import Fault, World
+from tests.faults.world import IMPATIENT, PLAIN, Fault, World
 
 from convolver.client import Client
 from convolver.core.errors import ConvolverError
@@ -34,6 +34,11 @@ class Trouble(NamedTuple):
     mishap: Mishap
     outcome: Callable[[Client, Call, float], None]
     timeout: float = PATIENCE
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is to be answered, however late it comes, needs a server that waits for it."""
+        return PLAIN if self.outcome is answered else IMPATIENT
 
 
 def answered(client: Client, call: Call, timeout: float) -> None:
@@ -88,7 +93,7 @@ def undergo(world: World, call: Call, trouble: Trouble) -> None:
 
 
 FAULTS = [
-    Fault(f"network: {trouble.name}, {call.name}", partial(undergo, call=call, trouble=trouble))
+    Fault(f"network: {trouble.name}, {call.name}", partial(undergo, call=call, trouble=trouble), trouble.flags)
     for trouble in TROUBLES
     for call in (UNARY, STREAM, CHUNKED)
 ]

@@ -39,9 +39,9 @@ def catches(pid: int, number: int) -> bool:
 
 
 def test_readiness_says_no_then_calls_go_on_then_none_begin_and_those_in_flight_end(serve: Serve) -> None:
-    running = serve(REFERENCE, "--threads=1", "--drain-delay=1")
-    with computing(running, size=3000, kernel=25) as answer, Client(running.address) as client:
-        running.process.terminate()
+    running = serve(REFERENCE, "--threads=1", "--drain-delay=1.5", f"--grace={FOR_EVER}")
+    with computing(running, size=3000, kernel=45) as answer, Client(running.address) as client:
+        running.process.terminate()  # what computes takes much longer than the drain delay
         until(lambda: http_code(f"{running.http}/readyz") == 503, "readiness to say no")
         np.testing.assert_array_equal(client.conv2d(IMAGE, KERNEL), ANSWER)
 
@@ -55,7 +55,7 @@ def test_readiness_says_no_then_calls_go_on_then_none_begin_and_those_in_flight_
 
         until(is_refused, "the end of the drain delay")
         assert running.process.poll() is None
-        assert (answer() == 25**2).all()
+        assert (answer() == 45**2).all()
     assert running.wait() == 0
 
 
@@ -79,10 +79,10 @@ def test_a_second_signal_does_not_wait_for_what_is_computed(serve: Serve) -> Non
 
 
 def test_the_end_of_standard_input_and_a_signal_are_not_two_signals(serve: Serve) -> None:
-    running = serve(REFERENCE, "--exit-on-eof", "--drain-delay=0.5")
+    running = serve(REFERENCE, "--exit-on-eof", "--drain-delay=2")
     assert running.process.stdin is not None
     running.process.stdin.close()
-    until(lambda: http_code(f"{running.http}/readyz") == 503, "readiness to say no")
+    until(lambda: any("draining" in line for line in running.lines), "it to drain")  # which stays said when it has gone
     assert running.stop() == 0
 
 

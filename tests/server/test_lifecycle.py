@@ -71,7 +71,7 @@ def computing(running: RunningServer, size: int, kernel: int) -> Iterator[Callab
     with ThreadPoolExecutor(1) as thread, Client(running.address) as client:
         answer = thread.submit(client.conv2d, image, ones, algorithm="direct")
         until(lambda: is_computing(running), "the convolution to be admitted")
-        yield lambda: np.asarray(answer.result(60))
+        yield lambda: np.asarray(answer.result(100))  # its thread gives way to all others on a busy machine
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -92,11 +92,11 @@ def test_an_open_health_watch_does_not_hold_the_server(serve: Serve) -> None:
 
 def test_a_convolution_in_flight_gets_its_answer_of_many_megabytes(serve: Serve) -> None:
     running = serve(REFERENCE, "--threads=1")
-    with computing(running, size=2900, kernel=9) as answer:
+    with computing(running, size=2900, kernel=31) as answer:
         running.process.terminate()
         output = answer()
     assert output.nbytes > 30_000_000
-    assert (output == 81).all()
+    assert (output == 31**2).all()
     assert running.wait() == 0
 
 

@@ -14,7 +14,6 @@ from tests.contract import ANSWER, SERVICE, call, convolution, good_request, out
 from tests.server import chunked_calls
 from tests.server.busy_calls import (
     IN_FLIGHT,
-    LONG_IMAGE,
     MEMORY,
     SAVED_IN_QUEUE,
     SAVED_RUNNING,
@@ -141,7 +140,8 @@ def test_what_never_fits_is_not_to_come_again(narrow: RunningServer, channel: gr
 def test_a_deadline_that_would_be_missed_is_refused_before_it_is(narrow: RunningServer, channel: grpc.Channel) -> None:
     begin(channel, short(), "light").result()  # from which the server learns how fast it is
     with busy(narrow, channel, message=long(priority=convolution_pb2.PRIORITY_BULK)):
-        found = refusal_of(begin(channel, long(LONG_IMAGE[0] // 2), "light", timeout=2.0).exception())
+        # time enough for its bytes to arrive, and far too little for the some 20 s of both
+        found = refusal_of(begin(channel, long(), "light", timeout=5.0).exception())
         assert found.reason == "OVERLOADED"
         assert "by estimate, and its deadline is in" in found.text
         assert metric(narrow, IN_FLIGHT) == 1

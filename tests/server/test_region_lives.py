@@ -28,28 +28,34 @@ if TYPE_CHECKING:
     from convolver.v1.convolution_pb2 import Convolution
 
 
-def test_a_region_that_was_released_stays_until_its_requests_are_done(
-    sharing_channel: grpc.Channel, sharing_server: RunningServer
-) -> None:
-    image, kernel = np.ones((1, 1, 800, 800), np.float32), np.ones((1, 1, 64, 64), np.float32)
+def test_a_region_that_was_released_stays_until_its_requests_are_done(serve: Callable[..., RunningServer]) -> None:
+    running = serve(  # one thread of this back end takes seconds, in which everything else has to happen
+        "--backend=reference", "--threads=1", "--shared-memory", f"--shared-memory-budget={BUDGET}"
+    )
+    image, kernel = np.ones((1, 1, 700, 700), np.float32), np.ones((1, 1, 200, 200), np.float32)
     header = convolution(image.shape, kernel.shape)
     header.execution.algorithm = convolution_pb2.ALGORITHM_DIRECT
-    size = 737 * 737 * 4
-    with OpenHold(sharing_channel) as hold, Memfd(BUDGET) as memory, Memfd() as another:
+    size = 501 * 501 * 4
+    with (
+        grpc.insecure_channel(running.address) as channel,
+        OpenHold(channel) as hold,
+        Memfd(BUDGET) as memory,
+        Memfd() as another,
+    ):
         name = hold.hold(1, memory)
         memory.write(image.tobytes())
         header.input_source.region.CopyFrom(part(name, image.nbytes))
         header.output_regions.append(part(name, size, image.nbytes))
-        calling = threading.Thread(target=call, args=(sharing_channel, request(header, kernel)))
+        calling = threading.Thread(target=call, args=(channel, request(header, kernel)))
         calling.start()
-        until(lambda: metric(sharing_server, "convolver_in_flight") == 1, "the request to run")
+        until(lambda: metric(running, "convolver_in_flight") == 1, "the request to run")
         hold.release(1)
-        assert mappings(sharing_server) == 1
+        assert mappings(running) == 1
         until(lambda: is_full(hold, another), "what is used to take room")
         calling.join()
         until(lambda: not is_full(hold, another), "there to be room")
-        assert (np.frombuffer(memory.read(size, image.nbytes), np.float32) == 64 * 64).all()
-    until(lambda: mappings(sharing_server) == 0, "the memory to be unmapped")
+        assert (np.frombuffer(memory.read(size, image.nbytes), np.float32) == 200 * 200).all()
+    until(lambda: mappings(running) == 0, "the memory to be unmapped")
 
 
 def is_full(hold: OpenHold, memory: Memfd) -> bool:

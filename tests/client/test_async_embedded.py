@@ -75,7 +75,7 @@ asyncio.run(main())
     assert told(BEGINNING + script, tmp_path) == [
         {"cancelled": True},
         {"total": 16.0},
-        {"servers": 0, "error": "the client is closed"},
+        {"servers": 0, "error": "the embedded server: the client was closed"},
     ]
 
 

@@ -153,7 +153,7 @@ def test_who_never_reads_and_leaves_is_forgotten(impatient: RunningServer, chann
 
 def test_who_waits_for_admission_does_not_stall(serve: Callable[..., RunningServer]) -> None:
     asked, image, kernel = convolution((1, 1, 600, 600)), np.ones((1, 1, 600, 600), np.float32), np.ones(4, np.float32)
-    running = serve("--backend=reference", f"--idle-timeout={IDLE}", "--memory-budget=292000000")
+    running = serve("--backend=reference", "--threads=2", f"--idle-timeout={IDLE}", "--memory-budget=292000000")
     with (
         grpc.insecure_channel(running.address) as channel,
         OpenCall(channel, first(slow_header()), more(data_of(SLOW_KERNEL, SLOW_IMAGE))) as slow,

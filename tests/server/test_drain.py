@@ -40,7 +40,7 @@ def catches(pid: int, number: int) -> bool:
 
 def test_readiness_says_no_then_calls_go_on_then_none_begin_and_those_in_flight_end(serve: Serve) -> None:
     running = serve(REFERENCE, "--threads=1", "--drain-delay=1.5", f"--grace={FOR_EVER}")
-    with computing(running, size=3000, kernel=45) as answer, Client(running.address) as client:
+    with computing(running, size=3000, kernel=60) as answer, Client(running.address) as client:
         running.process.terminate()  # what computes takes much longer than the drain delay
         until(lambda: http_code(f"{running.http}/readyz") == 503, "readiness to say no")
         np.testing.assert_array_equal(client.conv2d(IMAGE, KERNEL), ANSWER)
@@ -55,7 +55,7 @@ def test_readiness_says_no_then_calls_go_on_then_none_begin_and_those_in_flight_
 
         until(is_refused, "the end of the drain delay")
         assert running.process.poll() is None
-        assert (answer() == 45**2).all()
+        assert (answer() == 60**2).all()
     assert running.wait() == 0
 
 

@@ -68,7 +68,7 @@ def computing(running: RunningServer, size: int, kernel: int) -> Iterator[Callab
     a function that waits for its answer.
     """
     image, ones = (np.ones((1, 1, length, length), np.float32) for length in (size, kernel))
-    with ThreadPoolExecutor(1) as thread, Client(running.address) as client:
+    with ThreadPoolExecutor(1) as thread, Client(running.address, timeout=100) as client:
         answer = thread.submit(client.conv2d, image, ones, algorithm="direct")
         until(lambda: is_computing(running), "the convolution to be admitted")
         yield lambda: np.asarray(answer.result(100))  # its thread gives way to all others on a busy machine

@@ -49,7 +49,7 @@ class AsynchronousCalls(AsynchronousConnection):
             channels, address = await self._connected()
             if len(channels.each) == 1:
                 return await ask(self._server(None))
-            for channel in await channels.in_turn(timeout):
+            for channel in await self._in_turn(channels, timeout):
                 try:
                     return await ask(self._server(channel))
                 except ServiceUnavailable as error:
@@ -59,6 +59,12 @@ class AsynchronousCalls(AsynchronousConnection):
                         raise
             if not await self._recovers(tries, channels, channels.each):
                 raise failure
+
+    async def _in_turn(self, channels: AsynchronousChannels, seconds: float | None) -> list[grpc.aio.Channel]:
+        """Those to each server, in turn. Raises ServiceUnavailable where the client was closed while it waited."""
+        found = await channels.in_turn(seconds)
+        self._check_still_open()
+        return found
 
     async def _servers(self) -> list[AsyncServer]:
         channels, _ = await self._connected()
@@ -101,7 +107,9 @@ class AsynchronousCalls(AsynchronousConnection):
     ) -> bytes:
         """One call of that kind, or two of them. Of several servers they go to different ones."""
         latencies, begin, (request, kind) = cast("Latencies", self._latencies), time.monotonic(), sent
-        first = channel or ((await channels.in_turn(seconds))[0] if len(channels.each) > 1 else channels.together)
+        first = channel or (
+            (await self._in_turn(channels, seconds))[0] if len(channels.each) > 1 else channels.together
+        )
 
         def copy(to: grpc.aio.Channel) -> Sent:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(path, to)
@@ -163,7 +171,7 @@ class AsynchronousCalls(AsynchronousConnection):
     async def _open_stream(self, composition: Composition) -> Stream:
         timeout = self._seconds(composition.parameters)
         channels, address = await self._connected()
-        channel = (await channels.in_turn(timeout))[0] if composition.held else channels.together
+        channel = (await self._in_turn(channels, timeout))[0] if composition.held else channels.together
         needed = channels.each if composition.held else [channels.together]
         stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
         failures = partial(self._failures, address, timeout)

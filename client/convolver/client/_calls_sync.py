@@ -49,7 +49,7 @@ class BlockingCalls(BlockingConnection):
             channels, address = self._connected()
             if len(channels.each) == 1:
                 return ask(self._server(None))
-            for channel in channels.in_turn(timeout):
+            for channel in self._in_turn(channels, timeout):
                 try:
                     return ask(self._server(channel))
                 except ServiceUnavailable as error:
@@ -59,6 +59,12 @@ class BlockingCalls(BlockingConnection):
                         raise
             if not self._recovers(tries, channels, channels.each):
                 raise failure
+
+    def _in_turn(self, channels: BlockingChannels, seconds: float | None) -> list[grpc.Channel]:
+        """Those to each server, in turn. Raises ServiceUnavailable where the client was closed while it waited."""
+        found = channels.in_turn(seconds)
+        self._check_still_open()
+        return found
 
     def _servers(self) -> list[Server]:
         channels, _ = self._connected()
@@ -101,7 +107,7 @@ class BlockingCalls(BlockingConnection):
     ) -> bytes:
         """One call of that kind, or two of them. Of several servers they go to different ones."""
         latencies, begin, (request, kind) = cast("Latencies", self._latencies), time.monotonic(), sent
-        first = channel or (channels.in_turn(seconds)[0] if len(channels.each) > 1 else channels.together)
+        first = channel or (self._in_turn(channels, seconds)[0] if len(channels.each) > 1 else channels.together)
 
         def copy(to: grpc.Channel) -> Sent:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channels.unary(path, to)
@@ -161,7 +167,7 @@ class BlockingCalls(BlockingConnection):
     def _open_stream(self, requests: Iterator[bytes], composition: Composition) -> Stream:
         timeout = self._seconds(composition.parameters)
         channels, address = self._connected()
-        channel = channels.in_turn(timeout)[0] if composition.held else channels.together
+        channel = self._in_turn(channels, timeout)[0] if composition.held else channels.together
         needed = channels.each if composition.held else [channels.together]
         stream: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATHS["ConvolveStream"])
         in_context = partial(failures, address, timeout)

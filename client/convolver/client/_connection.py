@@ -122,9 +122,9 @@ class ClientBase:
         if self._closed:
             raise RuntimeError("the client is closed")
 
-    def _check_begun(self, begin: float | None) -> None:
-        """Raises ServiceUnavailable where the client was closed after a call had begun, which then has a `begin`."""
-        if self._closed and begin is not None:
+    def _check_still_open(self) -> None:
+        """Raises ServiceUnavailable where the client was closed after a call had begun."""
+        if self._closed:
             raise ServiceUnavailable(f"{self._given or 'the embedded server'}: the client was closed")
 
 

@@ -37,6 +37,7 @@ class AsynchronousConnection(ClientBase):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._start: asyncio.Future[EmbeddedServer] | None = None
         self._channels: AsynchronousChannels | None = None
+        self._end: asyncio.Task[None] | None = None
         self._shared_memory = AsyncSharedMemory()
         self._address = ""
 
@@ -50,31 +51,30 @@ class AsynchronousConnection(ClientBase):
         if self._start is None or _failed(self._start):
             self._start = asyncio.get_running_loop().run_in_executor(None, _server_instead_of, self._start)
         server = await asyncio.shield(self._start)  # others may wait for it too
-        self._check_open()
+        self._check_still_open()
         return server.address
 
     async def close(self) -> None:
         """Ends the connection, and the embedded server once its last client is closed. Calls in flight fail with
         ServiceUnavailable, later ones with RuntimeError; closing again does nothing.
         """
-        if self._closed:
-            return
-        self._check_loop()
-        self._closed = True
-        self._closing.set()
-        self._shared_memory.close()
-        channels, self._channels = self._channels, None
-        for channel in channels.all if channels else ():
-            await channel.close()  # which does not wait, so that all of them are closed whoever cancels this
-        try:
-            await self._shared_memory.ended()
-            if channels:
-                await all_told()
-        finally:
-            await self._release()
+        if self._end is None:
+            self._check_loop()
+            self._closed = True
+            self._closing.set()
+            self._shared_memory.close()
+            channels, self._channels = self._channels, None
+            for channel in channels.all if channels else ():
+                await channel.close()  # which does not wait, so that all of them are closed whoever cancels this
+            self._end = asyncio.create_task(self._ended(is_connected=channels is not None))
+        if not self._end.done():
+            await asyncio.shield(self._end)  # others may wait for it too
 
-    async def _release(self) -> None:
-        """Gives the embedded server back, where there is one."""
+    async def _ended(self, *, is_connected: bool) -> None:
+        """Waits until nothing of the client is left; gives the embedded server back, where there is one."""
+        await self._shared_memory.ended()
+        if is_connected:
+            await all_told()
         if self._start is not None:
             await asyncio.wait([self._start])
             if not self._start.exception():
@@ -98,7 +98,8 @@ class AsynchronousConnection(ClientBase):
     ) -> T:
         """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
         self._budget.add_call()
-        self._check_begun(begin)
+        if begin is not None:
+            self._check_still_open()
         timeout, begin = self._seconds(parameters), begin or time.monotonic()
         tries: Tries | None = None
         while True:
@@ -161,7 +162,7 @@ class AsynchronousConnection(ClientBase):
         if self._channels is not None and self._address == address:
             return self._channels, address
         targets = await asyncio.to_thread(targets_of, address) if "," in address else targets_of(address)
-        self._check_open()
+        self._check_still_open()
         if self._channels is None or self._address != address:  # another task was not faster
             self._channels, self._address = asynchronous_channels(targets), address
             self._shared_memory.address = address

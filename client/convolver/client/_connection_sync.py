@@ -89,7 +89,8 @@ class BlockingConnection(ClientBase):
     ) -> T:
         """What `once` gives, within the call's timeout since `begin`, or since now; tried again as `Tries` has it."""
         self._budget.add_call()
-        self._check_begun(begin)
+        if begin is not None:
+            self._check_still_open()
         timeout, begin = self._seconds(parameters), begin or time.monotonic()
         tries: Tries | None = None
         while True:

@@ -213,7 +213,7 @@ class Prospects:
 
 class Lease:
     """What is held by one stream, and the messages of its steps. The memory is the pool's: a stream that has ended may
-    stay for a while, as part of the error that its reader has ended with.
+    stay for a while, as where its reader ends with an error.
     """
 
     def __init__(self) -> None:

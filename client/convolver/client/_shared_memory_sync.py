@@ -84,7 +84,7 @@ class SharedMemory:
     def _held(self, channel: grpc.Channel, memories: Sequence[Memory], seconds: float | None) -> Lease | None:
         """The lease of all of these; None where there is none."""
         with self._lock:
-            if not self._prospects.are_good(memories):
+            if self._is_closed or not self._prospects.are_good(memories):
                 return None
             stream = self._opened(channel)
             patience = HOLD_SECONDS if seconds is None else min(HOLD_SECONDS, seconds)

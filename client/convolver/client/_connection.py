@@ -215,15 +215,17 @@ def asynchronous_channels(targets: Targets) -> AsynchronousChannels:
 
 
 async def all_told() -> None:
-    """Returns when gRPC has told the event loop of the end of each call that has ended: what it tells a loop that has
-    ended too, asyncio logs as an error, and its memory is lost.
+    """Returns when gRPC has told the event loop of the end of each call that has ended, as far as it lets anybody know:
+    what it tells a loop that has ended too, asyncio logs as an error, and its memory is lost.
     """
-    # All ends go through one queue of the process, so that of a call that fails now comes last (docs/decisions/0017).
+    # All ends go through one queue of the process, so that of a call that fails now comes last; the second is for what
+    # another thread of gRPC's still ends (docs/decisions/0017).
     async with grpc.aio.insecure_channel(_NOWHERE) as last:
         _ASYNCHRONOUS.add(last)
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = last.unary_unary(PATHS["GetInfo"])
-        with suppress(grpc.RpcError):
-            await call(b"", timeout=0)
+        for _ in range(2):
+            with suppress(grpc.RpcError):
+                await call(b"", timeout=0)
 
 
 def blocking_channel_of_lease(address: str) -> grpc.Channel:

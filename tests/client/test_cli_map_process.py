@@ -108,10 +108,17 @@ def test_an_interrupted_command_leaves_nothing(
     np.lib.format.open_memmap("in.npy", "w+", np.float32, (2**16, 3, 64, 64)).flush()  # 3 GiB, none of it on the disk
     (folder / "out.npy").write_text("before")
     before = names(folder)
-    process = subprocess.Popen(command(*there), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen(
+        command(*there), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     until(lambda: any(path.stat().st_size > 2**14 for path in folder.glob(".out.npy.*.tmp")), "outputs to be written")
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (status, "", "")
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # which shows where each of its threads is
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (status, "", ""), err
     assert names(folder) == before
     assert (folder / "out.npy").read_text() == "before"

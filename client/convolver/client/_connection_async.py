@@ -66,14 +66,14 @@ class AsynchronousConnection(ClientBase):
             channels, self._channels = self._channels, None
             for channel in channels.all if channels else ():
                 await channel.close()  # which does not wait, so that all of them are closed whoever cancels this
-            self._end = asyncio.create_task(self._ended(is_connected=channels is not None))
+            self._end = asyncio.create_task(self._ended())
         if not self._end.done():
             await asyncio.shield(self._end)  # others may wait for it too
 
-    async def _ended(self, *, is_connected: bool) -> None:
+    async def _ended(self) -> None:
         """Waits until nothing of the client is left; gives the embedded server back, where there is one."""
         await self._shared_memory.ended()
-        if is_connected:
+        if self._address:  # it has had channels
             await all_told()
         if self._start is not None:
             await asyncio.wait([self._start])
